@@ -1,0 +1,108 @@
+"""whylight: an explanation server for PyTorch vision networks.
+
+The names below are the public ones, for callers and for plugin authors. They load on first use: importing
+``whylight`` imports neither torch nor pluggy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whylight import ops as ops
+    from whylight.artifact import Artifact, Box, Boxes, Map, Picture
+    from whylight.client import AsyncClient, Client
+    from whylight.errors import InvalidInput, NotFound, Unsupported, WhylightError
+    from whylight.explanation import Explained, Explanation, Prediction
+    from whylight.hookspecs import hookimpl
+    from whylight.in_process import explain
+    from whylight.method import Attribution, Batch, Maps, Method, Need, Presentation
+    from whylight.models import Model, ModelSource, Transform
+    from whylight.options import LAST_SPATIAL, Layer, Options
+    from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
+    from whylight.profile import PROFILES, Profile
+    from whylight.subject import Subject
+    from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Region, Target
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture"),
+    "client": ("AsyncClient", "Client"),
+    "errors": ("InvalidInput", "NotFound", "Unsupported", "WhylightError"),
+    "explanation": ("Explained", "Explanation", "Prediction"),
+    "hookspecs": ("hookimpl",),
+    "in_process": ("explain",),
+    "method": ("Attribution", "Batch", "Maps", "Method", "Need", "Presentation"),
+    "models": ("Model", "ModelSource", "Transform"),
+    "options": ("LAST_SPATIAL", "Layer", "Options"),
+    "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
+    "profile": ("PROFILES", "Profile"),
+    "subject": ("Subject",),
+    "target": ("ClassIndex", "ClassLabel", "Latent", "Neuron", "OutputIndex", "Rank", "Region", "Target"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "LAST_SPATIAL",
+    "PROFILES",
+    "Artifact",
+    "AsyncClient",
+    "Attribution",
+    "Batch",
+    "Box",
+    "Boxes",
+    "BoxesOutput",
+    "Canvas",
+    "ClassIndex",
+    "ClassLabel",
+    "Client",
+    "Explained",
+    "Explanation",
+    "InvalidInput",
+    "Latent",
+    "Layer",
+    "Map",
+    "MapOutput",
+    "Maps",
+    "Method",
+    "Model",
+    "ModelSource",
+    "Need",
+    "Neuron",
+    "NotFound",
+    "Options",
+    "OutputIndex",
+    "Picture",
+    "PictureFormat",
+    "PictureOutput",
+    "PictureStyle",
+    "Prediction",
+    "Presentation",
+    "Profile",
+    "Rank",
+    "Region",
+    "Subject",
+    "Target",
+    "Transform",
+    "Unsupported",
+    "WhylightError",
+    "explain",
+    "hookimpl",
+    "ops",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ops":
+        return importlib.import_module("whylight.ops")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"whylight.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'whylight' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,150 @@
+"""Every error that whylight raises for a cause it knows; knows nothing of gRPC, protobuf or torch.
+
+WhylightError                 code                  reasons
+├── InvalidInput              INVALID_ARGUMENT      IMAGE_UNREADABLE IMAGE_TOO_LARGE TENSOR_INVALID OPTION_INVALID TARGET_INVALID
+│                                                   OUTPUT_INVALID REQUEST_INVALID TOO_MANY_INPUTS …
+├── NotFound                  NOT_FOUND             MODEL_NOT_FOUND METHOD_NOT_FOUND LAYER_NOT_FOUND LABEL_NOT_FOUND
+├── Unsupported               FAILED_PRECONDITION   METHOD_UNSUPPORTED TARGET_UNSUPPORTED
+├── Overloaded                RESOURCE_EXHAUSTED    QUEUE_FULL OUT_OF_MEMORY
+├── Unavailable               UNAVAILABLE           MODEL_LOADING DRAINING WORKER_LOST
+├── DeadlineExceeded          DEADLINE_EXCEEDED     DEADLINE_EXCEEDED
+├── Cancelled                 CANCELLED             CANCELLED
+├── MethodFailed              INTERNAL              METHOD_FAILED
+├── InternalError             INTERNAL              INTERNAL
+└── Unauthenticated           UNAUTHENTICATED       UNAUTHENTICATED
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class Code(enum.IntEnum):
+    """Codes of google.rpc.Code that whylight answers with."""
+
+    CANCELLED = 1
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What is wrong in one field of a request."""
+
+    field: str
+    description: str
+
+
+class WhylightError(Exception):
+    """A failure with a cause that the caller can be told.
+
+    `reason` is a constant UPPER_SNAKE name; `field` the path of the offending field of the request, such as
+    ``inputs[3].tensor.shape``; `retry_after` seconds to wait before a retry that may help.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+    default_reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        field: str = "",
+        violations: Iterable[Violation] = (),
+        retry_after: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason or self.default_reason
+        self.violations = tuple(violations) or ((Violation(field, message),) if field else ())
+        self.retry_after = retry_after
+        self.metadata = dict(metadata or {})
+
+    def within(self, prefix: str) -> WhylightError:
+        """Return the same error with every field path put below `prefix`."""
+        self.violations = tuple(
+            Violation(f"{prefix}.{violation.field}" if violation.field else prefix, violation.description)
+            for violation in self.violations
+        )
+        return self
+
+
+class InvalidInput(WhylightError):
+    """The request is wrong in itself; sending it again does not help."""
+
+    code = Code.INVALID_ARGUMENT
+    default_reason = "REQUEST_INVALID"
+
+
+class NotFound(WhylightError):
+    """The request names something that this server has not."""
+
+    code = Code.NOT_FOUND
+    default_reason = "NOT_FOUND"
+
+
+class Unsupported(WhylightError):
+    """The request is right, but this model cannot do it; the message names what is missing."""
+
+    code = Code.FAILED_PRECONDITION
+    default_reason = "METHOD_UNSUPPORTED"
+
+
+class Overloaded(WhylightError):
+    """The server has more work than it takes."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    default_reason = "QUEUE_FULL"
+
+
+class Unavailable(WhylightError):
+    """The server cannot do any work just now; a retry helps."""
+
+    code = Code.UNAVAILABLE
+    default_reason = "UNAVAILABLE"
+
+
+class DeadlineExceeded(WhylightError):
+    """The caller's deadline passed, or cannot be met."""
+
+    code = Code.DEADLINE_EXCEEDED
+    default_reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(WhylightError):
+    """The caller took the call back."""
+
+    code = Code.CANCELLED
+    default_reason = "CANCELLED"
+
+
+class MethodFailed(WhylightError):
+    """A plugin's method raised, or returned what it must not; `metadata` names the plugin and the method."""
+
+    code = Code.INTERNAL
+    default_reason = "METHOD_FAILED"
+
+
+class InternalError(WhylightError):
+    """Anything else: a fault of ours. The message says nothing; the log says all."""
+
+    code = Code.INTERNAL
+    default_reason = "INTERNAL"
+
+
+class Unauthenticated(WhylightError):
+    """The caller did not say who it is."""
+
+    code = Code.UNAUTHENTICATED
+    default_reason = "UNAUTHENTICATED"

@@ -1,0 +1,117 @@
+"""What a caller gets: predictions and explanations of one input; knows neither how they were made nor how they travelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from whylight.artifact import Artifact, Box, Boxes, Map, Picture
+from whylight.target import Target
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A class and how sure the model is of it: `score` before the softmax, `probability` after it."""
+
+    class_index: int
+    label: str
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the work was done. Times in seconds; `compute_time` is shared by all inputs of the batch."""
+
+    batch_size: int = 1
+    queue_time: float = 0.0
+    compute_time: float = 0.0
+    decode_time: float = 0.0
+    render_time: float = 0.0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a model gave one answer, by one method.
+
+    `map_min` and `map_max` are of the native map before normalisation; `checks` holds numbers by which to check the
+    answer, such as a completeness residual; `seed` is set for stochastic methods only.
+    """
+
+    method: str
+    method_version: str
+    options: Mapping[str, Any]
+    target: Target
+    target_label: str
+    target_score: float
+    map_min: float
+    map_max: float
+    artifacts: tuple[Artifact, ...]
+    checks: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    execution: Execution = field(default_factory=Execution)
+
+    def __getitem__(self, name: str) -> Artifact:
+        for artifact in self.artifacts:
+            if artifact.name == name:
+                return artifact
+        raise KeyError(f"no artifact {name!r}; there are {[artifact.name for artifact in self.artifacts]}")
+
+    @property
+    def map(self) -> npt.NDArray[Any]:
+        """The first map of the artifacts, `[H, W]`."""
+        return self._first(Map).array
+
+    @property
+    def picture(self) -> Picture:
+        """The first picture of the artifacts."""
+        return self._first(Picture)
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """The first set of boxes of the artifacts."""
+        return self._first(Boxes).boxes
+
+    def save(self, path: str | Path) -> Path:
+        """Write the first picture to `path`, as it came, and return the path.
+
+        Raises:
+            LookupError: no picture was asked for.
+        """
+        path = Path(path)
+        path.write_bytes(self.picture.data)
+        return path
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        """Show the first picture in a notebook, and the words everywhere."""
+        pictures = [artifact for artifact in self.artifacts if isinstance(artifact, Picture)]
+        bundle: dict[str, Any] = {"text/plain": repr(self)}
+        if pictures and pictures[0].media_type in ("image/png", "image/jpeg"):
+            bundle[pictures[0].media_type] = pictures[0].data
+        return bundle
+
+    def _first(self, kind: type[Any]) -> Any:
+        for artifact in self.artifacts:
+            if isinstance(artifact, kind):
+                return artifact
+        raise LookupError(f"this explanation has no {kind.__name__.lower()}; ask for one with outputs=")
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What was found out about one input. Sizes are (width, height) in pixels."""
+
+    predictions: tuple[Prediction, ...]
+    explanations: tuple[Explanation, ...]
+    original_size: tuple[int, int]
+    input_size: tuple[int, int]
+
+    @property
+    def explanation(self) -> Explanation:
+        """The only explanation, or the first."""
+        return self.explanations[0]

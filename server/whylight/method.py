@@ -1,0 +1,116 @@
+"""What a method is, and what it is given and gives: the contract between the server and its plugins.
+
+Imports torch only for type checking: a plugin's module loads in milliseconds, whatever it computes with.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from whylight.options import Options
+from whylight.target import Target
+
+if TYPE_CHECKING:
+    import torch
+
+    from whylight.subject import Subject
+    from whylight.subject.cancel import CancelToken
+
+
+class Need(enum.Enum):
+    """Something that a method needs of a model. The server refuses a model that lacks it before running, naming it."""
+
+    GRADIENTS = "gradients"  # the target can be differentiated
+    SPATIAL_LAYER = "spatial-layer"  # some layer gives maps [N, C, h, w]
+    GAP_HEAD = "gap-head"  # maps -> global average pooling -> one linear layer -> class scores
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """How the map of a method is to be shown.
+
+    `rectified`: the definition ends in a ReLU, which the server applies (fused with the drawing).
+    `signed`: zero means nothing and the sign means something; normalised by the largest magnitude to -1..1.
+    """
+
+    rectified: bool = False
+    signed: bool = False
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs that are explained together, and their targets.
+
+    `inputs` is `[N, C, H, W]` on the model's device, normalised by the model's transform. There are M >= N targets;
+    target `m` is of input `rows[m]`, and `rows` never decreases. `seeds` has one seed per input (stochastic methods:
+    draw from ``batch.generator(n)``, so that an input gets the same numbers alone and in any batch).
+    """
+
+    inputs: torch.Tensor
+    targets: tuple[Target, ...]
+    rows: tuple[int, ...]
+    cancel: CancelToken
+    seeds: tuple[int, ...] = ()
+
+    def generator(self, row: int) -> torch.Generator:
+        """Return the source of random numbers of input `row`, always at its beginning."""
+        import torch
+
+        return torch.Generator(device=self.inputs.device).manual_seed(self.seeds[row])
+
+
+@dataclass(frozen=True)
+class Maps:
+    """What an attribution gives when a bare tensor does not say it all.
+
+    `maps` is `[M, h, w]`, one for each target; `checks` holds numbers `[M]` by which to check them.
+    """
+
+    maps: torch.Tensor
+    checks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Method(abc.ABC):
+    """One way of explaining. Instances hold no state: the server makes one and calls it from its worker's thread."""
+
+    name: ClassVar[str]
+    """Unique in a server, kebab-case."""
+    version: ClassVar[str] = "1"
+    """Changes when the method's numbers change."""
+    reference: ClassVar[str] = ""
+    """Paper that defines it."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What it needs of a model."""
+    stochastic: ClassVar[bool] = False
+    """Whether it draws random numbers (from ``batch.generator`` only)."""
+    Options: ClassVar[type[Options]] = Options
+    """What a caller may set."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """Return the first line of the docstring."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    def cost(self, options: Any) -> float:
+        """Return how many model evaluations one input with one target needs; a batch is planned by it."""
+        return 1.0
+
+    def cost_per_target(self, options: Any) -> float:
+        """Return how many model evaluations each further target of the same input needs."""
+        return self.cost(options)
+
+
+class Attribution(Method):
+    """A method that says why the model answered this for an input."""
+
+    @abc.abstractmethod
+    def attribute(self, subject: Subject, batch: Batch, options: Any) -> torch.Tensor | Maps:
+        """Return one raw map for each target, `[M, h, w]` at any resolution; resizing and drawing are the server's work."""
+
+    def presentation(self, options: Any) -> Presentation:
+        """Return how the map is to be shown."""
+        return Presentation()

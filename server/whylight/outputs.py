@@ -1,0 +1,115 @@
+"""What a caller may ask to have made of a map: numbers, pictures, boxes; knows neither how they are made nor torch."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from whylight.errors import InvalidInput
+
+
+class Canvas(enum.Enum):
+    """The frame that an artifact is drawn in."""
+
+    NATIVE = "native"  # the map's own resolution
+    INPUT = "input"  # what the model saw, after resize and crop
+    ORIGINAL = "original"  # the whole picture that the caller gave
+
+
+class PictureStyle(enum.Enum):
+    """How a picture is drawn."""
+
+    OVERLAY = "overlay"
+    MAP = "map"
+
+
+class PictureFormat(enum.Enum):
+    """The file format of a picture."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+
+    @property
+    def media_type(self) -> str:
+        """Return the media type, such as ``image/png``."""
+        return f"image/{self.value}"
+
+
+@dataclass(frozen=True)
+class MapOutput:
+    """The map as an array `[H, W]` of `dtype`: float32, float16, or uint8 (always normalised, 0 to 255)."""
+
+    name: str = "map"
+    canvas: Canvas = Canvas.NATIVE
+    dtype: str = "float32"
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16", "uint8"):
+            raise _invalid("map.dtype", f"{self.dtype!r} is none of float32, float16, uint8")
+
+
+@dataclass(frozen=True)
+class PictureOutput:
+    """The map as an encoded picture. `colour_map` is a matplotlib name; empty means turbo, or bwr for signed maps."""
+
+    name: str = "picture"
+    format: PictureFormat = PictureFormat.PNG
+    style: PictureStyle = PictureStyle.OVERLAY
+    colour_map: str = ""
+    opacity: float = 0.5
+    canvas: Canvas = Canvas.INPUT
+    quality: int = 90
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.opacity <= 1:
+            raise _invalid("picture.opacity", f"{self.opacity} is not between 0 and 1")
+        if not 1 <= self.quality <= 100:
+            raise _invalid("picture.quality", f"{self.quality} is not between 1 and 100")
+        if self.canvas is Canvas.NATIVE:
+            raise _invalid("picture.canvas", "a picture is drawn on the input or on the original, not at native size")
+
+
+@dataclass(frozen=True)
+class BoxesOutput:
+    """Boxes around the largest connected parts above `threshold` times the map's maximum (Grad-CAM 0.15, CAM 0.20)."""
+
+    name: str = "boxes"
+    threshold: float = 0.15
+    limit: int = 1
+    canvas: Canvas = Canvas.ORIGINAL
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise _invalid("boxes.threshold", f"{self.threshold} is not between 0 and 1")
+        if not 1 <= self.limit <= 100:
+            raise _invalid("boxes.limit", f"{self.limit} is not between 1 and 100")
+        if self.canvas is Canvas.NATIVE:
+            raise _invalid("boxes.canvas", "boxes count in pixels of the input or of the original")
+
+
+Output: TypeAlias = MapOutput | PictureOutput | BoxesOutput
+
+
+def check_outputs(outputs: tuple[Output, ...]) -> tuple[Output, ...]:
+    """Return the outputs, or one map when there are none.
+
+    Raises:
+        InvalidInput: two outputs have one name.
+    """
+    outputs = outputs or (MapOutput(),)
+    names = [output.name for output in outputs]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InvalidInput(
+                f"the name {name!r} is taken by outputs[{names.index(name)}]",
+                reason="OUTPUT_INVALID",
+                field=f"outputs[{index}].name",
+            )
+    return outputs
+
+
+def _invalid(field: str, message: str) -> InvalidInput:
+    return InvalidInput(message, reason="OUTPUT_INVALID", field=field)
