@@ -1,0 +1,55 @@
+"""Conversions between protobuf messages and the words of the domain; knows neither torch, gRPC nor pluggy.
+
+Reading checks what a stranger may have sent and raises `whylight.errors.InvalidInput` with the path of the offending
+field; `field` is the path of the message that is read, such as ``inputs[3].tensor``, and may be empty.
+"""
+
+from __future__ import annotations
+
+from whylight.wire.errors import error_from_proto, error_to_proto
+from whylight.wire.explanations import (
+    artifact_from_proto,
+    artifact_to_proto,
+    explained_from_proto,
+    explained_to_proto,
+    explanation_from_proto,
+    explanation_to_proto,
+    prediction_from_proto,
+    prediction_to_proto,
+    result_from_proto,
+    result_to_proto,
+)
+from whylight.wire.inputs import array_to_tensor, input_from_proto, input_to_proto, tensor_to_array
+from whylight.wire.options import dict_to_struct, struct_to_dict
+from whylight.wire.outputs import output_from_proto, output_to_proto, outputs_from_proto
+from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
+from whylight.wire.targets import target_from_proto, target_to_proto, targets_from_proto
+
+__all__ = [
+    "array_to_tensor",
+    "artifact_from_proto",
+    "artifact_to_proto",
+    "dict_to_struct",
+    "duration_to_seconds",
+    "error_from_proto",
+    "error_to_proto",
+    "explained_from_proto",
+    "explained_to_proto",
+    "explanation_from_proto",
+    "explanation_to_proto",
+    "input_from_proto",
+    "input_to_proto",
+    "output_from_proto",
+    "output_to_proto",
+    "outputs_from_proto",
+    "prediction_from_proto",
+    "prediction_to_proto",
+    "result_from_proto",
+    "result_to_proto",
+    "seconds_to_duration",
+    "struct_to_dict",
+    "target_from_proto",
+    "target_to_proto",
+    "targets_from_proto",
+    "tensor_to_array",
+]
