@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """Upper bounds of one request, each checked before memory is set aside for what it bounds.
 
-    `image_pixels` is width times height of a picture as its header gives it; `tensor_elements` the number of elements of
-    a tensor; `targets` of one input; `options_bytes` the size of one method's options as they travel.
+    `image_pixels` is width times height of a picture as its header gives it; `tensor_elements` the number of elements
+    of a tensor; `targets` of one input; `options_bytes` the size of one method's options as they travel.
     """
 
     message_bytes: int = 64 * 2**20

@@ -1,0 +1,152 @@
+"""Turns what a caller sends, an image file or an array, into checked pixels; knows neither models nor torch.
+
+Everything here may run in many threads at once: no state is kept, and Pillow lets the interpreter go while it decodes.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from whylight.errors import InvalidInput
+from whylight.limits import Limits
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""Image files that are read. Others are refused unopened: each further decoder is a further way in for bad data."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_FIELD = "input.image"
+
+
+def decode_image(data: bytes, limits: Limits) -> Image.Image:
+    """Decode a JPEG, PNG or WebP file to an upright RGB picture; of an animation, the first frame.
+
+    The size is taken from the file's header and checked before any pixel is decoded. See `upright_rgb` for colours.
+
+    Raises:
+        InvalidInput: IMAGE_UNREADABLE (no such file, damaged, cut off) or IMAGE_TOO_LARGE.
+    """
+    if not data:
+        raise _unreadable("the image is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unreadable(f"the {len(data)} bytes are no readable {', '.join(FORMATS)} file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(f"the image has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except Exception as error:  # a damaged file raises whatever the decoder trips over
+        raise _unreadable(f"the image cannot be read: {error}") from None
+    check_pixels(image.width, image.height, limits, _FIELD)
+    try:
+        image.load()
+        return upright_rgb(image)
+    except InvalidInput:
+        raise
+    except MemoryError:
+        raise _too_large(f"there is no memory for an image of {image.width} x {image.height} pixels") from None
+    except Exception as error:
+        raise _unreadable(f"the image cannot be decoded: {error}") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Turn a picture upright, as its EXIF data says, and make it RGB.
+
+    Transparent pixels are laid over white, as a browser shows them. 16-bit grey is scaled to 8 bits, not clipped.
+
+    Raises:
+        InvalidInput: IMAGE_UNREADABLE, for floating-point pixels, whose range is not known.
+    """
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode == "F":
+        raise _unreadable("pictures of floating-point pixels are not read; send an array")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode_pixels(array: npt.NDArray[Any], limits: Limits) -> Image.Image:
+    """Read a uint8 array `[H, W, 3]` as an RGB picture.
+
+    Raises:
+        InvalidInput: TENSOR_INVALID for another type or shape, IMAGE_TOO_LARGE.
+    """
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise _tensor_invalid(
+            "shape", f"a picture is uint8 of shape [height, width, 3], not {array.dtype} of {list(array.shape)}"
+        )
+    check_pixels(array.shape[1], array.shape[0], limits, "input.tensor.shape")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def decode_tensor(array: npt.NDArray[Any], channels: int, limits: Limits) -> npt.NDArray[np.float32]:
+    """Check a float array `[channels, H, W]`, a model's normalised input, and return it as float32.
+
+    Raises:
+        InvalidInput: TENSOR_INVALID for a wrong type or shape, too many elements, NaN or infinity.
+    """
+    if array.dtype.kind != "f":
+        raise _tensor_invalid("dtype", f"{array.dtype} is neither uint8 (a picture) nor a float type (a model's input)")
+    if array.ndim != 3 or array.shape[0] != channels or 0 in array.shape:
+        hint = "; pictures [height, width, 3] are uint8" if array.ndim == 3 and array.shape[2] == 3 else ""
+        raise _tensor_invalid(
+            "shape", f"the model's input is [{channels}, height, width], not {list(array.shape)}{hint}"
+        )
+    if array.size > limits.tensor_elements:
+        raise _tensor_invalid("shape", f"{array.size} elements are more than {limits.tensor_elements}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        bad = np.unravel_index(int(np.argmin(finite)), values.shape)
+        kind = "NaN" if np.isnan(values[bad]) else "infinity"
+        raise _tensor_invalid("data", f"{kind} at {[int(index) for index in bad]}")
+    return values
+
+
+def check_pixels(width: int, height: int, limits: Limits, field: str) -> None:
+    """Refuse a picture with more pixels than the limit.
+
+    Raises:
+        InvalidInput: IMAGE_TOO_LARGE.
+    """
+    if width * height > limits.image_pixels:
+        raise _too_large(f"{width} x {height} pixels are more than {limits.image_pixels}", field)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data says nothing about the pixels; viewers show such files as they are
+        return 1
+
+
+def _unreadable(message: str) -> InvalidInput:
+    return InvalidInput(message, reason="IMAGE_UNREADABLE", field=_FIELD)
+
+
+def _too_large(message: str, field: str = _FIELD) -> InvalidInput:
+    return InvalidInput(message, reason="IMAGE_TOO_LARGE", field=field)
+
+
+def _tensor_invalid(part: str, message: str) -> InvalidInput:
+    return InvalidInput(message, reason="TENSOR_INVALID", field=f"input.tensor.{part}")
