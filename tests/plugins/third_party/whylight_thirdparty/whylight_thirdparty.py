@@ -1,0 +1,26 @@
+"""One method in twenty lines: how much of a layer's energy lies at each position; knows nothing of the server."""
+
+from pydantic import Field
+
+import whylight
+
+
+class Energy(whylight.Attribution):
+    """Norm of the activations of a layer over its channels."""
+
+    name = "energy"
+    needs = frozenset({whylight.Need.SPATIAL_LAYER})
+
+    class Options(whylight.Options):
+        layer: whylight.Layer = whylight.LAST_SPATIAL
+        order: int = Field(2, ge=1, le=8, description="Order of the norm.")
+
+    def attribute(self, subject, batch, options):
+        layer = subject.resolve_layer(options.layer)
+        maps = subject.activations(batch, layer)[layer].float().abs().pow(options.order).sum(1).pow(1 / options.order)
+        return maps[list(batch.rows)]
+
+
+@whylight.hookimpl
+def whylight_methods():
+    return [Energy]
