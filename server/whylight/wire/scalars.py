@@ -41,7 +41,7 @@ def duration_to_seconds(duration: Duration) -> float:
 def decimal(value: float) -> float:
     """Return the shortest decimal that rounds to the float32 `value`.
 
-    That is the 0.15 that the caller wrote, not 0.15000000596: so an option means the same number through the wire and in process.
+    That is the 0.15 that the caller wrote, not 0.15000000596: an option means the same number here and in process.
     """
     return float(str(np.float32(value)))
 
