@@ -1,0 +1,25 @@
+"""Grad-CAM++; knows only its definition."""
+
+from __future__ import annotations
+
+import whylight
+from whylight_cam.base import ClassActivationMap, LayerOptions
+
+
+class GradCAMPlusPlus(ClassActivationMap):
+    """Grad-CAM whose weights count positive gradients only, position by position, so that every instance of a class shows.
+
+    `ReLU(Σ_k w_k A_k)` with `w_k = Σ_ij a_k,ij ReLU(g_k,ij)` and `a = g² / (2 g² + g³ Σ_ij A_k)`, 0 where g = 0. This
+    closed form holds for a target that passes through an exponential; as every library does, it is used with the plain
+    score, so the map changes with the scale of the score (unlike that of the other methods of this family).
+    """
+
+    name = "grad-cam++"
+    scheme = "grad-cam++"
+    reference = (
+        "Chattopadhay et al., Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV 2018"
+    )
+
+    def eps(self, options: LayerOptions) -> float:
+        """Return what the caller's profile adds to the denominator `2 g² + g³ Σ A`; 1e-6 with pytorch-grad-cam's."""
+        return whylight.PROFILES[options.profile].grad_cam_plus_plus_eps

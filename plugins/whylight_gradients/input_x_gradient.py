@@ -1,0 +1,42 @@
+"""Input times gradient: the first-order Taylor expansion of the target at zero; knows only its definition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import whylight
+
+if TYPE_CHECKING:
+    import torch
+
+
+class InputXGradient(whylight.Attribution):
+    """Input times gradient, summed over the colour channels: what each pixel adds to the target, to first order.
+
+    `Σ_c x_c ∂y/∂x_c`, the simple Taylor decomposition with its root point at 0, which in the normalised units that the
+    network sees is the mean colour of its training data. In a network of linear layers without biases, ReLU and max
+    pooling the map sums to the target.
+    """
+
+    name = "input-x-gradient"
+    reference = (
+        "Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating Activation Differences, "
+        "arXiv:1605.01713"
+    )
+    needs = frozenset({whylight.Need.GRADIENTS})
+
+    def attribute(self, subject: whylight.Subject, batch: whylight.Batch, options: whylight.Options) -> torch.Tensor:
+        """Return the maps `[M, H, W]` at the size of the input."""
+        return (batch.inputs[list(batch.rows)] * subject.input_gradients(batch)).sum(1)
+
+    def presentation(self, options: whylight.Options) -> whylight.Presentation:
+        """Say that the sign means something: for the target, or against it."""
+        return whylight.Presentation(signed=True)
+
+    def cost(self, options: whylight.Options) -> float:
+        """Return the cost of a pass forward and one back through the whole network."""
+        return 2.0
+
+    def cost_per_target(self, options: whylight.Options) -> float:
+        """Return the cost of one more pass back; all targets share the forward pass."""
+        return 1.0
