@@ -41,7 +41,7 @@ class ClassActivationMap(whylight.Attribution):
         return whylight.Presentation(rectified=True)
 
     def cost(self, options: LayerOptions) -> float:
-        """Return the cost of a pass forward and one back to the layer: at most as much again, from the last one little."""
+        """Return the cost of a pass forward and one back to the layer: at most as much, from the last one little."""
         return 1.0 if options.layer == whylight.LAST_SPATIAL else 2.0
 
     def cost_per_target(self, options: LayerOptions) -> float:

@@ -7,7 +7,7 @@ from whylight_cam.base import ClassActivationMap, LayerOptions
 
 
 class GradCAMPlusPlus(ClassActivationMap):
-    """Grad-CAM whose weights count positive gradients only, position by position, so that every instance of a class shows.
+    """Grad-CAM whose weights count positive gradients only, position by position, so that each instance counts.
 
     `ReLU(Σ_k w_k A_k)` with `w_k = Σ_ij a_k,ij ReLU(g_k,ij)` and `a = g² / (2 g² + g³ Σ_ij A_k)`, 0 where g = 0. This
     closed form holds for a target that passes through an exponential; as every library does, it is used with the plain

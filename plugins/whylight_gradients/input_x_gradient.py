@@ -20,8 +20,8 @@ class InputXGradient(whylight.Attribution):
 
     name = "input-x-gradient"
     reference = (
-        "Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating Activation Differences, "
-        "arXiv:1605.01713"
+        "Shrikumar et al., Not Just a Black Box: Learning Important Features Through Propagating Activation "
+        "Differences, arXiv:1605.01713"
     )
     needs = frozenset({whylight.Need.GRADIENTS})
 
