@@ -47,9 +47,10 @@ class MethodTests:
         return torch.randn(3, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
     @pytest.fixture(scope="class")
-    def model(self) -> Model:
+    @classmethod
+    def model(cls) -> Model:
         """The network as a model, loaded once for all tests of the class."""
-        return wrap_module(self.network())
+        return wrap_module(cls().network())
 
     def run(self, model: Model, inputs: Tensor, targets: Targets, **more: Any) -> Maps:
         """Run the method with `options`."""

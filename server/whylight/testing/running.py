@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from whylight.errors import MethodFailed, Unsupported
@@ -46,8 +45,7 @@ def run_method(
         raise Unsupported(f"{method.name} needs {', '.join(missing)}, which {model.name} has not")
     settings = options if isinstance(options, Options) else parse_options(method.Options, options or {})
     batch = batch_of(inputs, targets, seeds=seeds, cancel=cancel)
-    with torch.no_grad():
-        given: Any = method.attribute(model.subject(), batch, settings)
+    given: Any = method.attribute(model.subject(), batch, settings)
     maps = given if isinstance(given, Maps) else Maps(given)
     _check(method, maps, len(batch.targets))
     return maps

@@ -1,0 +1,112 @@
+"""Every method of ours passes the suite that we give to plugin authors, on every kind of network that it takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from whylight.testing import MethodTests, conv_gap_net, functional_relu_net, relu_net
+from whylight_cam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
+from whylight_gradients import InputXGradient, Saliency
+
+
+class TestCAM(MethodTests):
+    method = CAM
+
+
+class TestGradCAM(MethodTests):
+    method = GradCAM
+
+
+class TestGradCAMWithoutClosedForm(MethodTests):
+    method = GradCAM
+
+    def network(self):
+        return relu_net()
+
+
+class TestGradCAMAtAnEarlyLayer(MethodTests):
+    method = GradCAM
+    options = {"layer": "stem", "profile": "captum"}
+
+    def network(self):
+        return functional_relu_net()
+
+
+class TestGradCAMPlusPlus(MethodTests):
+    method = GradCAMPlusPlus
+    options = {"profile": "pytorch-grad-cam"}
+
+    def network(self):
+        return relu_net()
+
+
+class TestGradCAMPlusPlusOfAClosedForm(MethodTests):
+    method = GradCAMPlusPlus
+
+
+class TestXGradCAM(MethodTests):
+    method = XGradCAM
+    options = {"profile": "torchcam"}
+
+    def network(self):
+        return functional_relu_net()
+
+
+class TestLayerCAM(MethodTests):
+    method = LayerCAM
+    options = {"layer": "features.1"}
+
+    def network(self):
+        return relu_net()
+
+
+class TestHiResCAM(MethodTests):
+    method = HiResCAM
+    options = {"layer": "features.2"}
+
+    def network(self):
+        return conv_gap_net()
+
+
+class TestSaliency(MethodTests):
+    method = Saliency
+
+    def network(self):
+        return relu_net()
+
+
+class TestSignedSaliency(MethodTests):
+    method = Saliency
+    options = {"reduce": "signed"}
+
+    def network(self):
+        return functional_relu_net()
+
+
+class TestInputXGradient(MethodTests):
+    method = InputXGradient
+
+    def network(self):
+        return functional_relu_net()
+
+
+@pytest.mark.parametrize("method", [GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM, HiResCAM])
+def test_the_family_is_rectified_when_drawn(method):
+    assert method().presentation(method.Options()).rectified
+
+
+def test_cam_keeps_its_negative_part():
+    assert not CAM().presentation(CAM.Options()).rectified
+
+
+def test_what_has_a_sign_says_so():
+    assert InputXGradient().presentation(InputXGradient.Options()).signed
+    assert Saliency().presentation(Saliency.Options(reduce="signed")).signed
+    assert not Saliency().presentation(Saliency.Options()).signed
+
+
+@pytest.mark.parametrize("method", [GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM, HiResCAM])
+def test_a_named_layer_may_cost_a_pass_back(method):
+    named, last = method.Options(layer="stem"), method.Options()
+    assert method().cost(named) > method().cost(last)
+    assert method().cost_per_target(named) > method().cost_per_target(last)
