@@ -1,0 +1,27 @@
+"""Times several functions in turns, so that what else the machine does hits all of them alike; knows not what they do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+
+def interleaved(contestants: Mapping[str, Callable[[], object]], seconds: float, least: int = 5) -> dict[str, list[float]]:
+    """Call all functions in turns for `seconds`, each at least `least` times, and return their times in seconds."""
+    for run in contestants.values():
+        run()
+        run()
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < least:
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def median_ratio(times: Mapping[str, list[float]], name: str, base: str) -> float:
+    """Return the median over turns of how many times as long `name` took as `base` in the same turn."""
+    return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
