@@ -6,6 +6,7 @@ Everything here may run in many threads at once: no state is kept, and Pillow le
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,42 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _FIELD = "input.image"
+
+
+@dataclass(frozen=True)
+class DecodedInput:
+    """An input, checked, decoded and cut to what the model takes.
+
+    `values` is uint8 `[H, W, 3]`, the pixels that the model sees, still to be normalised; or float32 `[C, H, W]`, a
+    normalised input that the caller sent. `seen` is the picture `[H, W, 3]` that overlays are drawn on and `original`
+    the whole picture that the caller gave, uint8 `[height, width, 3]`; each is None where no output of the plan draws
+    on it. `box` (left, top, right, bottom) is what the model sees, in pixels of the original, which is `original_size`
+    (width, height) large. `decode_time` is in seconds.
+    """
+
+    values: npt.NDArray[Any] = field(repr=False)
+    seen: npt.NDArray[np.uint8] | None = field(repr=False)
+    original: npt.NDArray[np.uint8] | None = field(repr=False)
+    box: tuple[float, float, float, float]
+    original_size: tuple[int, int]
+    decode_time: float = 0.0
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether the model's normalisation is still to be applied."""
+        return self.values.dtype == np.uint8
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the model's input."""
+        height, width = self.values.shape[:2] if self.is_picture else self.values.shape[1:]
+        return int(height), int(width)
+
+    @property
+    def frame(self) -> tuple[int, int, int, int]:
+        """The box in whole pixels, at least one wide and high. It may reach beyond the original, where a model pads."""
+        left, top, right, bottom = (round(edge) for edge in self.box)
+        return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def decode_image(data: bytes, limits: Limits) -> Image.Image:
@@ -102,7 +139,7 @@ def decode_tensor(array: npt.NDArray[Any], channels: int, limits: Limits) -> npt
     """Check a float array `[channels, H, W]`, a model's normalised input, and return it as float32.
 
     Raises:
-        InvalidInput: TENSOR_INVALID for a wrong type or shape, too many elements, NaN or infinity.
+        InvalidInput: TENSOR_INVALID for a wrong type or shape, NaN or infinity; TENSOR_TOO_LARGE.
     """
     if array.dtype.kind != "f":
         raise _tensor_invalid("dtype", f"{array.dtype} is neither uint8 (a picture) nor a float type (a model's input)")
@@ -112,7 +149,11 @@ def decode_tensor(array: npt.NDArray[Any], channels: int, limits: Limits) -> npt
             "shape", f"the model's input is [{channels}, height, width], not {list(array.shape)}{hint}"
         )
     if array.size > limits.tensor_elements:
-        raise _tensor_invalid("shape", f"{array.size} elements are more than {limits.tensor_elements}")
+        raise InvalidInput(
+            f"{array.size} elements are more than {limits.tensor_elements}",
+            reason="TENSOR_TOO_LARGE",
+            field="input.tensor.shape",
+        )
     with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
         values = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(values)

@@ -223,5 +223,5 @@ def test_other_float_shapes_are_refused(shape):
 
 def test_too_many_elements_and_other_types_are_refused():
     many = np.zeros((3, 5, 5), np.float32)
-    assert refusal(decode_tensor, many, 3, Limits(tensor_elements=74)) == ("TENSOR_INVALID", "input.tensor.shape")
+    assert refusal(decode_tensor, many, 3, Limits(tensor_elements=74)) == ("TENSOR_TOO_LARGE", "input.tensor.shape")
     assert refusal(decode_tensor, many.astype(np.int32), 3, LIMITS) == ("TENSOR_INVALID", "input.tensor.dtype")

@@ -1,0 +1,105 @@
+"""Runs a method on one batch and checks what it gives; knows neither callers nor pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whylight.decode import DecodedInput
+from whylight.explainer.plan import ExplanationPlan, method_failed
+from whylight.explanation import Prediction
+from whylight.method import Batch, Maps
+from whylight.target import Target
+
+if TYPE_CHECKING:
+    from whylight.models import Model
+    from whylight.subject import CancelToken, Subject
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """Checked maps `[M, h, w]`, float32 and finite, and for each check its M numbers."""
+
+    maps: Tensor
+    checks: Mapping[str, Sequence[float]]
+
+
+def batch_of(
+    model: Model,
+    inputs: Sequence[DecodedInput],
+    targets: Sequence[tuple[Target, ...]],
+    seeds: Sequence[int],
+    cancel: CancelToken,
+) -> Batch:
+    """Put inputs of one size together, on the model's device, pictures normalised by the model's transform."""
+    rows = tuple(row for row, wanted in enumerate(targets) for _ in wanted)
+    flat = tuple(target for wanted in targets for target in wanted)
+    return Batch(_stacked(model, inputs), flat, rows, cancel, tuple(seeds))
+
+
+def attribute(plan: ExplanationPlan, subject: Subject, batch: Batch) -> Attributed:
+    """Run the method of `plan`.
+
+    Raises:
+        MethodFailed: it gave something other than one finite map for each target.
+        Exception: whatever the method raises.
+    """
+    made = plan.method.attribute(subject, batch, plan.options)
+    maps, checks = (made.maps, made.checks) if isinstance(made, Maps) else (made, {})
+    count = len(batch.targets)
+    if not isinstance(maps, Tensor):
+        raise method_failed(plan.offered, f"gave {type(maps).__name__}, not a tensor of maps")
+    if maps.dim() != 3 or maps.shape[0] != count or 0 in maps.shape or not maps.is_floating_point():
+        raise method_failed(
+            plan.offered, f"gave {list(maps.shape)} {maps.dtype}, not maps [{count}, h, w] of a float type"
+        )
+    maps = maps.detach().to(batch.inputs.device, torch.float32).contiguous()
+    if not bool(torch.isfinite(maps).all()):
+        raise method_failed(plan.offered, "gave a map with NaN or infinity")
+    numbers = {}
+    for name, values in checks.items():
+        if not isinstance(values, Tensor) or values.shape != (count,):
+            raise method_failed(plan.offered, f"gave a check {name!r} that is not one number for each target")
+        numbers[name] = [float(value) for value in values.detach().tolist()]
+    return Attributed(maps, numbers)
+
+
+def predict(plan: ExplanationPlan, subject: Subject, batch: Batch) -> list[tuple[Prediction, ...]]:
+    """Return the highest predictions of each input, best first; none where the output is no vector of class scores."""
+    if plan.top_predictions == 0:
+        return [()] * len(batch.inputs)
+    scores = subject.outputs(batch)
+    if scores.dim() != 2:
+        return [()] * len(batch.inputs)
+    scores = scores.detach().float()
+    order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, : plan.top_predictions]
+    chosen = torch.stack((scores, torch.softmax(scores, dim=1))).gather(2, order.expand(2, -1, -1)).cpu()
+    labels = plan.model.labels
+    return [
+        tuple(
+            Prediction(index, labels[index] if index < len(labels) else "", score, probability)
+            for index, score, probability in zip(*columns, strict=True)
+        )
+        for columns in zip(order.tolist(), chosen[0].tolist(), chosen[1].tolist(), strict=True)
+    ]
+
+
+def _stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:
+    """Return `[N, C, H, W]` in the order of `inputs`, which may be pictures and arrays side by side."""
+    pictures = [n for n, item in enumerate(inputs) if item.is_picture]
+    arrays = [n for n, item in enumerate(inputs) if not item.is_picture]
+    parts: list[Tensor] = []
+    if pictures:
+        pixels = torch.from_numpy(np.stack([inputs[n].values for n in pictures])).to(model.device)
+        parts.append(model.transform.normalise(pixels, dtype=model.dtype))
+    if arrays:
+        numbers = torch.from_numpy(np.stack([inputs[n].values for n in arrays]))
+        parts.append(numbers.to(model.device, model.dtype))
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts)[torch.tensor(pictures + arrays, device=model.device).argsort()]

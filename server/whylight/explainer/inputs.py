@@ -1,0 +1,113 @@
+"""Decodes what a caller sends into what a model takes, and bounds what is drawn of it; runs no model."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from whylight.decode import DecodedInput, decode_image, decode_pixels, decode_tensor
+from whylight.errors import InvalidInput, Unsupported
+from whylight.explainer.plan import ExplanationPlan
+from whylight.limits import Limits
+from whylight.outputs import BoxesOutput, Canvas, MapOutput, Output, PictureFormat
+
+if TYPE_CHECKING:
+    from whylight.models import Transform
+
+_LONGEST = 64
+"""How many times one side may be as long as the other: a resize of the shorter side blows a thin picture up."""
+
+
+def decode_input(plan: ExplanationPlan, data: bytes | npt.NDArray[Any] | Image.Image, limits: Limits) -> DecodedInput:
+    """Read an image file, an array or an upright RGB picture for the model of `plan`.
+
+    Image files and uint8 arrays `[H, W, 3]` go through the model's transform; float arrays `[C, H, W]` are the model's
+    normalised input.
+
+    Raises:
+        InvalidInput: IMAGE_UNREADABLE, IMAGE_TOO_LARGE, TENSOR_INVALID, TENSOR_TOO_LARGE.
+        Unsupported: INPUT_UNSUPPORTED, a picture for a model that takes neither grey nor colour pictures.
+    """
+    started = time.perf_counter()
+    if isinstance(data, np.ndarray) and data.dtype != np.uint8:
+        decoded = _of_tensor(plan, decode_tensor(data, plan.model.input_channels, limits))
+    elif isinstance(data, np.ndarray):
+        decoded = _of_picture(plan, decode_pixels(data, limits), "input.tensor.shape")
+    else:
+        picture = data if isinstance(data, Image.Image) else decode_image(data, limits)
+        decoded = _of_picture(plan, picture, "input.image")
+    return dataclasses.replace(decoded, decode_time=time.perf_counter() - started)
+
+
+def answer_bytes(outputs: Sequence[Output], item: DecodedInput) -> int:
+    """Return about how many bytes the artifacts of one map will take, from above but for tiny pictures.
+
+    Arrays take what they hold; a PNG is counted as its pixels, JPEG and WebP as a third of them. A native map is
+    counted as one of the input's size.
+    """
+    total = 0
+    for output in outputs:
+        if isinstance(output, BoxesOutput):
+            continue
+        width, height = item.original_size if output.canvas is Canvas.ORIGINAL else item.size
+        if isinstance(output, MapOutput):
+            each = np.dtype(output.dtype).itemsize
+        else:
+            each = 3 if output.format is PictureFormat.PNG else 1
+        total += width * height * each
+    return total
+
+
+def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str) -> DecodedInput:
+    transform = plan.model.transform
+    if transform.channels not in (1, 3):
+        raise Unsupported(
+            f"the model {plan.model.name!r} takes {transform.channels} channels; send a float tensor, not a picture",
+            reason="INPUT_UNSUPPORTED",
+            field=field,
+        )
+    if isinstance(transform.resize, int) and max(picture.size) > _LONGEST * min(picture.size):
+        raise InvalidInput(
+            f"{picture.width} x {picture.height} pixels: one side is more than {_LONGEST} times as long as the other",
+            reason="IMAGE_TOO_LARGE",
+            field=field,
+        )
+    fitted = transform.fit(picture)
+    return DecodedInput(
+        values=fitted.pixels,
+        seen=_rgb(fitted.pixels) if plan.draws_on_seen else None,
+        original=np.array(picture) if plan.draws_on_original else None,
+        box=fitted.box,
+        original_size=fitted.original_size,
+    )
+
+
+def _of_tensor(plan: ExplanationPlan, values: npt.NDArray[np.float32]) -> DecodedInput:
+    """Take a normalised input as the whole of its own picture."""
+    _, height, width = values.shape
+    drawn = plan.draws_on_seen or plan.draws_on_original
+    seen = _pixels(plan.model.transform, values) if drawn else None
+    return DecodedInput(
+        values=values, seen=seen, original=seen, box=(0.0, 0.0, width, height), original_size=(width, height)
+    )
+
+
+def _pixels(transform: Transform, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Undo the normalisation, for something to draw on: RGB of three channels, the grey mean of any other number."""
+    mean, std = (np.array(numbers, np.float32)[:, None, None] for numbers in (transform.mean, transform.std))
+    pixels = (values * std + mean) * (transform.scale / 255) if len(mean) == len(values) else values
+    if len(pixels) != 3:
+        pixels = pixels.mean(axis=0, keepdims=True)
+    elif transform.channel_order == "bgr":
+        pixels = pixels[::-1]
+    return _rgb((pixels.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
+
+
+def _rgb(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)

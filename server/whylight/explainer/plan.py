@@ -1,0 +1,175 @@
+"""A validated piece of work up to its inputs: model, method, options, outputs; knows neither inputs nor batches."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from whylight import ops
+from whylight.errors import InvalidInput, MethodFailed, NotFound, Unsupported, WhylightError
+from whylight.method import Attribution, Need, Presentation
+from whylight.options import Options, parse_options
+from whylight.outputs import Canvas, Output, PictureOutput, PictureStyle, check_outputs
+from whylight.profile import PROFILES
+
+if TYPE_CHECKING:
+    from whylight.models import Model
+    from whylight.plugins import OfferedMethod
+
+
+@dataclass(frozen=True)
+class ExplanationPlan:
+    """What may be done to inputs of one model; inputs of one plan may share a batch.
+
+    `options` are those in force, a layer by its own name; `colours` has a table for each output that is a picture;
+    `cost` counts model evaluations for one input with one target, `cost_per_target` for each further target.
+    """
+
+    model: Model
+    offered: OfferedMethod
+    method: Attribution
+    options: Options
+    outputs: tuple[Output, ...]
+    colours: tuple[Tensor | None, ...]
+    presentation: Presentation
+    scale: ops.Scale
+    top_predictions: int
+    cost: float
+    cost_per_target: float
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the method draws random numbers, so that each input needs a seed."""
+        return self.method.stochastic
+
+    @property
+    def draws_on_seen(self) -> bool:
+        """Whether an output is drawn on what the model saw."""
+        return Canvas.INPUT in self._overlays()
+
+    @property
+    def draws_on_original(self) -> bool:
+        """Whether an output is drawn on the picture that the caller gave."""
+        return Canvas.ORIGINAL in self._overlays()
+
+    def _overlays(self) -> set[Canvas]:
+        return {
+            output.canvas
+            for output in self.outputs
+            if isinstance(output, PictureOutput) and output.style is PictureStyle.OVERLAY
+        }
+
+
+def make_plan(
+    models: Mapping[str, Model],
+    methods: Mapping[str, OfferedMethod],
+    model_name: str,
+    method_name: str,
+    options: Mapping[str, Any],
+    outputs: tuple[Output, ...],
+    top_predictions: int,
+) -> ExplanationPlan:
+    """Check everything that can be known before there is an input. Field paths are those of an ExplainRequest.
+
+    Raises:
+        NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND, LAYER_NOT_FOUND.
+        InvalidInput: OPTION_INVALID, OUTPUT_INVALID, REQUEST_INVALID.
+        Unsupported: METHOD_UNSUPPORTED, naming what the model lacks.
+        MethodFailed: the plugin failed to say what the method costs or how its maps are shown.
+    """
+    model = models.get(model_name)
+    if model is None:
+        raise _not_found("model", model_name, models, "model")
+    offered = methods.get(method_name)
+    if offered is None:
+        raise _not_found("method", method_name, methods, "method.name")
+    method = offered.method
+    if not isinstance(method, Attribution):
+        raise Unsupported(f"{method_name!r} does not explain inputs", field="method.name")
+    missing = sorted(need.value for need in method.needs - model.capabilities)
+    if missing:
+        raise Unsupported(
+            f"the method {method_name!r} needs {', '.join(missing)}, which the model {model_name!r} has not",
+            field="method.name",
+            metadata={"method": method_name, "missing": ",".join(missing)},
+        )
+    if top_predictions < 0:
+        raise InvalidInput(f"{top_predictions} predictions are not possible", field="top_predictions")
+    try:
+        parsed = _with_layer(model, method, parse_options(method.Options, options))
+    except WhylightError as error:
+        raise error.within("method") from None
+    try:
+        presentation = method.presentation(parsed)
+        cost, cost_per_target = float(method.cost(parsed)), float(method.cost_per_target(parsed))
+        if not (0 < cost < math.inf and 0 <= cost_per_target < math.inf):
+            raise ValueError(f"costs of {cost} and {cost_per_target} per target")
+    except WhylightError:
+        raise
+    except Exception as error:
+        raise method_failed(offered, "failed while it was planned") from error
+    outputs = check_outputs(outputs)
+    profile = PROFILES[parsed.profile]
+    return ExplanationPlan(
+        model=model,
+        offered=offered,
+        method=method,
+        options=parsed,
+        outputs=outputs,
+        colours=tuple(_colours(index, output, presentation) for index, output in enumerate(outputs)),
+        presentation=presentation,
+        scale=ops.Scale(
+            rectify=presentation.rectified and profile.rectify,
+            signed=presentation.signed,
+            normalise=profile.normalise,
+            eps=profile.normalise_eps,
+            interpolation=profile.interpolation,
+        ),
+        top_predictions=top_predictions,
+        cost=cost,
+        cost_per_target=cost_per_target,
+    )
+
+
+def method_failed(offered: OfferedMethod, what: str) -> MethodFailed:
+    """Make the error of a method that is at fault; it names the method and its plugin, and nothing from inside it."""
+    return MethodFailed(
+        f"the method {offered.method.name!r} {what}",
+        metadata={"method": offered.method.name, "plugin": offered.plugin},
+    )
+
+
+def _with_layer(model: Model, method: Attribution, options: Options) -> Options:
+    """Put the layer's own name in place of 'last-spatial', so that the answer says which layer that was."""
+    name = getattr(options, "layer", None)
+    if not isinstance(name, str):
+        return options
+    layer = model.layer(name)
+    if Need.SPATIAL_LAYER in method.needs and len(layer.output_shape) != 3:
+        raise Unsupported(
+            f"the method {method.name!r} needs a layer that gives [channels, height, width]; "
+            f"{layer.name!r} gives {list(layer.output_shape)}",
+            field="options.layer",
+        )
+    return options.model_copy(update={"layer": layer.name})
+
+
+def _colours(index: int, output: Output, presentation: Presentation) -> Tensor | None:
+    if not isinstance(output, PictureOutput):
+        return None
+    try:
+        return ops.colour_table(output.colour_map or ("bwr" if presentation.signed else "turbo"))
+    except WhylightError as error:
+        raise error.within(f"outputs[{index}]") from None
+
+
+def _not_found(kind: str, name: str, known: Collection[str], field: str) -> NotFound:
+    shown = name if len(name) <= 64 else f"{name[:64]}..."
+    close = difflib.get_close_matches(name[:256], known, n=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(known)[:20]) or 'none'}"
+    return NotFound(f"there is no {kind} {shown!r}; {hint}", reason=f"{kind.upper()}_NOT_FOUND", field=field)

@@ -1,0 +1,47 @@
+"""Checks targets against a model before any run, and gives their errors the caller's field paths; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from whylight.errors import InvalidInput, Violation, WhylightError
+from whylight.limits import Limits
+from whylight.target import Target
+
+if TYPE_CHECKING:
+    from whylight.models import Model
+
+
+def check_targets(model: Model, targets: Sequence[Target], limits: Limits) -> None:
+    """Refuse targets that the model has not, so that they never enter a batch. Field paths begin ``input.targets[j]``.
+
+    Raises:
+        InvalidInput: TARGET_INVALID, TOO_MANY_TARGETS.
+        NotFound: LABEL_NOT_FOUND, LAYER_NOT_FOUND.
+        Unsupported: TARGET_UNSUPPORTED.
+    """
+    if len(targets) > limits.targets:
+        raise InvalidInput(
+            f"{len(targets)} targets are more than {limits.targets}", reason="TOO_MANY_TARGETS", field="input.targets"
+        )
+    for place, target in enumerate(targets):
+        try:
+            model.check_target(target)
+        except WhylightError as error:
+            raise located(error, f"input.targets[{place}]") from None
+
+
+def located(error: WhylightError, field: str) -> WhylightError:
+    """Put `field` in place of the "target" and the "options" that an error of the subject names."""
+    error.violations = tuple(_located(violation, field) for violation in error.violations)
+    return error
+
+
+def _located(violation: Violation, field: str) -> Violation:
+    head, _, rest = violation.field.partition(".")
+    if head == "options":
+        return Violation(f"method.{violation.field}", violation.description)
+    if head != "target":
+        return violation
+    return Violation(f"{field}.{rest}" if rest and rest != "label" else field, violation.description)

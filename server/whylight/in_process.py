@@ -1,0 +1,229 @@
+"""Explains without a server: any module, model or model name, on pictures and arrays; knows no request, no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+import os
+import secrets
+import sys
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from whylight.decode import upright_rgb
+from whylight.errors import InvalidInput, NotFound, Violation, WhylightError
+from whylight.explainer import Explainer
+from whylight.explainer.inputs import decode_input
+from whylight.explanation import Explained
+from whylight.limits import Limits
+from whylight.method import Attribution, Method
+from whylight.models import Model, ModelConfig, open_model, wrap_module
+from whylight.options import Options
+from whylight.outputs import MapOutput, Output, PictureOutput
+from whylight.plugins import OfferedMethod, Plugins
+from whylight.subject import CancelToken
+from whylight.target import Target, as_target
+
+ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Tensor
+"""A path, an image file's bytes, a PIL picture, uint8 `[H, W, 3]`, or a normalised float input `[C, H, W]`."""
+TargetLike: TypeAlias = Target | int | str | None
+
+_CHUNK = 32
+_LIMITS = Limits(message_bytes=sys.maxsize)  # nothing travels, so an answer may be as large as memory allows
+
+
+def explain(
+    model: nn.Module | Model | str,
+    images: ImageLike | Sequence[ImageLike],
+    method: str | type[Method] | Method = "grad-cam",
+    target: TargetLike | Sequence[TargetLike | Sequence[TargetLike]] = None,
+    *,
+    options: Mapping[str, Any] | Options | None = None,
+    outputs: Sequence[Output] | None = None,
+    seed: int | None = None,
+    top_predictions: int = 5,
+    device: str | torch.device | None = None,
+) -> Explained | list[Explained]:
+    """Explain why `model` answers what it answers for `images`; no server is needed, and no module is changed.
+
+    `model` is any module, a `whylight.Model`, or the name of one, such as ``"torchvision:resnet18"``; modules and names
+    are prepared once. A bare module is taken to want RGB in 0..1; `whylight.models.wrap_module` tells it better.
+    `images` is one image or a list of them (or an array with one dimension more); one gives an `Explained`, many give a
+    list. `method` is a name, or a method class of your own. `target` is an index, a label, a `Target` or None for the
+    top prediction; for one image a list of them means several explanations, for many images it has one entry (or list)
+    for each. `outputs` are a native map and an overlay unless given. Without a `seed`, one is drawn for the call.
+
+    Raises:
+        WhylightError: the first thing that went wrong; `violations` name the image. See `whylight.errors`.
+        TypeError: an argument is of no type that is named above.
+    """
+    opened = _opened(model, device)
+    name, methods = _methods(method)
+    explainer = Explainer({opened.name: opened}, methods, limits=_LIMITS)
+    asked = options.model_dump(exclude_unset=True) if isinstance(options, Options) else dict(options or {})
+    wanted = (MapOutput(), PictureOutput()) if outputs is None else tuple(outputs)
+    plan = explainer.plan(opened.name, name, asked, wanted, top_predictions)
+    listed, many = _listed(images)
+    targets = _targets(target, len(listed), many)
+    drawn = secrets.randbits(63) if seed is None else seed
+    results: list[Explained] = []
+    for start in range(0, len(listed), _CHUNK):
+        chunk = range(start, min(start + _CHUNK, len(listed)))
+        inputs = []
+        for place in chunk:
+            try:
+                inputs.append(decode_input(plan, _loaded(listed[place]), _LIMITS))
+            except WhylightError as error:
+                raise _named(error, place, many) from None
+        tokens = [CancelToken() for _ in chunk]
+        made = explainer.explain(plan, inputs, [targets[n] for n in chunk], [drawn] * len(chunk), tokens)
+        for place, result in zip(chunk, made, strict=True):
+            if isinstance(result, WhylightError):
+                raise _named(result, place, many)
+            results.append(result)
+    return results if many else results[0]
+
+
+class _Prepared:
+    """Models made of callers' modules, each for as long as the module lives and keeps its tensors."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._models: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Model]] = weakref.WeakKeyDictionary()
+
+    def of(self, module: nn.Module, device: str | torch.device | None) -> Model:
+        """Return the model of `module`; made anew if tensors or layers were exchanged since, or on another device."""
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        state = (
+            str(device),
+            *((name, id(layer)) for name, layer in module.named_modules()),
+            *((name, tensor.data_ptr(), tensor.dtype, tensor.device, tensor.shape) for name, tensor in tensors),
+        )
+        with self._lock:
+            known = self._models.get(module)
+            if known is None or known[0] != state:
+                known = (state, wrap_module(module, device=device))
+                self._models[module] = known
+            return known[1]
+
+
+_prepared = _Prepared()
+
+
+def _opened(model: nn.Module | Model | str, device: str | torch.device | None) -> Model:
+    if isinstance(model, Model):
+        if device is not None and torch.device(device) != model.device:
+            raise InvalidInput(f"the model is on {model.device}; it is not moved to {device}", field="device")
+        return model
+    if isinstance(model, nn.Module):
+        return _prepared.of(model, device)
+    if isinstance(model, str):
+        chosen = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
+        return _named_model(model, str(chosen))
+    raise TypeError(f"model is a module, a whylight.Model or a name, not {type(model).__name__}")
+
+
+@functools.lru_cache(maxsize=4)
+def _named_model(name: str, device: str) -> Model:
+    plugins = _plugins()
+    if ":" not in name:
+        schemes = ", ".join(f"{scheme}:" for scheme in sorted(plugins.sources))
+        raise NotFound(
+            f"{name!r} says not where it comes from; names begin with one of {schemes}",
+            reason="MODEL_NOT_FOUND",
+            field="model",
+        )
+    return open_model(ModelConfig(name=name, source=name), plugins.sources, device)
+
+
+@functools.cache
+def _plugins() -> Plugins:
+    plugins = Plugins()
+    plugins.load()
+    return plugins
+
+
+def _methods(method: str | type[Method] | Method) -> tuple[str, Mapping[str, OfferedMethod]]:
+    """Return the name of the method, and the methods that there are."""
+    if isinstance(method, str):
+        return method, _plugins().methods
+    made = method() if isinstance(method, type) and issubclass(method, Attribution) else method
+    if not isinstance(made, Attribution):
+        raise TypeError(f"method is a name or a whylight.Attribution, not {method!r}")
+    return made.name, {made.name: OfferedMethod(made, plugin="", distribution="")}
+
+
+def _listed(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[Any], bool]:
+    """Return the images as a list, and whether the caller sees them as many."""
+    if isinstance(images, list | tuple):
+        return images, True
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
+        return list(images), True
+    return [images], False
+
+
+def _loaded(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, Image.Image):
+        return upright_rgb(image)
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, Tensor):
+        array = image.detach().cpu()
+        return (array.float() if array.dtype is torch.bfloat16 else array).numpy()
+    if isinstance(image, str | os.PathLike):
+        try:
+            return Path(image).read_bytes()
+        except OSError as error:
+            raise InvalidInput(
+                f"{os.fspath(image)!r} cannot be read: {error.strerror}", reason="IMAGE_UNREADABLE", field="input.image"
+            ) from None
+    raise TypeError(f"an image is a path, bytes, a PIL picture, an array or a tensor, not {type(image).__name__}")
+
+
+def _targets(target: Any, count: int, many: bool) -> list[tuple[Target, ...]]:
+    """Return the targets of each image: a list belongs to the one image, or has an entry for each of the many."""
+    if not isinstance(target, list | tuple):
+        return [(_target(target),)] * count
+    if not many:
+        return [tuple(_target(entry) for entry in target)]
+    if len(target) != count:
+        raise InvalidInput(
+            f"there are {count} images and {len(target)} targets; give one for all, or one (or a list) for each",
+            reason="TARGET_INVALID",
+            field="target",
+        )
+    return [tuple(map(_target, entry)) if isinstance(entry, list | tuple) else (_target(entry),) for entry in target]
+
+
+def _target(value: Any) -> Target:
+    """Read one target; whole numbers may be numpy's or torch's."""
+    if value is None or isinstance(value, str) or dataclasses.is_dataclass(value):
+        return as_target(value)  # type: ignore[arg-type]
+    try:
+        return as_target(operator.index(value))
+    except TypeError:
+        raise TypeError(f"a target is an index, a label, a Target or None, not {type(value).__name__}") from None
+
+
+def _named(error: WhylightError, place: int, many: bool) -> WhylightError:
+    """Say which image an error is about, in the words of `explain`'s arguments."""
+    name = f"images[{place}]" if many else "images"
+    error.violations = tuple(
+        Violation(name + violation.field.removeprefix("input"), violation.description)
+        if violation.field.startswith("input")
+        else violation
+        for violation in error.violations
+    )
+    return error
