@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from whylight.hookspecs import hookimpl
     from whylight.in_process import explain
     from whylight.method import Attribution, Batch, Maps, Method, Need, Presentation
-    from whylight.models import Model, ModelSource, Transform
+    from whylight.models import Model, ModelSource, OpenedModel, Transform
     from whylight.options import LAST_SPATIAL, Layer, Options
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.profile import PROFILES, Profile
@@ -35,7 +35,7 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "in_process": ("explain",),
     "method": ("Attribution", "Batch", "Maps", "Method", "Need", "Presentation"),
-    "models": ("Model", "ModelSource", "Transform"),
+    "models": ("Model", "ModelSource", "OpenedModel", "Transform"),
     "options": ("LAST_SPATIAL", "Layer", "Options"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "profile": ("PROFILES", "Profile"),
@@ -72,6 +72,7 @@ __all__ = [
     "Need",
     "Neuron",
     "NotFound",
+    "OpenedModel",
     "Options",
     "OutputIndex",
     "Picture",

@@ -1,0 +1,208 @@
+"""A model that is served: what is known of it, and one pass through it; knows no method, no request and no source.
+
+A model never changes once it is made, so any number of threads may run it at once, each with a `Subject` of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from whylight.errors import NotFound, Unsupported
+from whylight.method import Need
+from whylight.models.config import Precision
+from whylight.models.own_copy import own_copy
+from whylight.models.selector import select
+from whylight.models.survey import Findings
+from whylight.models.transform import Transform
+from whylight.options import LAST_SPATIAL
+from whylight.subject.aim import LATENT, OUTPUT, aim_at
+from whylight.subject.cancel import CancelToken
+from whylight.subject.gap_head import GapHead
+from whylight.subject.invariance import batch_invariant
+from whylight.subject.run import Run, install_hooks, watching
+from whylight.subject.subject import Subject
+from whylight.target import Target
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A layer: its name, the class of its module, its output's shape for one input, its parameters and those below.
+
+    The shape is empty if the layer does not run, or gives no single tensor.
+    """
+
+    name: str
+    type: str
+    output_shape: tuple[int, ...]
+    parameter_count: int
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one pass gave: the selected output, the latents if asked for, the leaf of a split, outputs of layers."""
+
+    output: Tensor
+    latents: Tensor | None
+    leaf: Tensor | None
+    watched: dict[str, Tensor]
+
+    def sources(self) -> dict[str, Tensor]:
+        """Return everything that a target can point into, by source."""
+        latents = {} if self.latents is None else {LATENT: self.latents}
+        return {**self.watched, **latents, OUTPUT: self.output}
+
+
+@dataclass
+class Model:
+    """A loaded model. Made by `open_model` and `wrap_module`.
+
+    `module` is the server's own copy: frozen, in eval mode, nothing in place, with inert hooks. `output_shape` and
+    `latent_shape` are without the batch dimension. `class_count` is 0 when the output is not a vector of scores.
+    `budget` is how many bytes a chunk may take.
+    """
+
+    name: str
+    source: str
+    digest: str
+    module: nn.Module
+    transform: Transform
+    labels: tuple[str, ...]
+    input_size: tuple[int, int]
+    input_channels: int
+    output_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...] | None
+    precision: Precision
+    device: torch.device
+    dtype: torch.dtype
+    channels_last: bool
+    parameter_count: int
+    budget: int
+    layers: tuple[LayerInfo, ...]
+    findings: Findings
+    output_selector: str | None = None
+    latent_selector: str | None = None
+    compiled_from: nn.Module | None = None
+    head: GapHead | None = None
+    capabilities: frozenset[Need] = frozenset()
+    _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
+    _compiled: dict[frozenset[str], Callable[[Tensor], Any]] = field(init=False, repr=False, default_factory=dict)
+    _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._by_name = {layer.name: layer for layer in self.layers}
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the output scores, 0 when it is not a vector of scores."""
+        return self.output_shape[0] if len(self.output_shape) == 1 else 0
+
+    @property
+    def last_spatial(self) -> str | None:
+        """The layer that "last-spatial" stands for; see `whylight.models.survey` for the rule."""
+        return self.findings.last_spatial
+
+    @cached_property
+    def batch_invariant(self) -> bool:
+        """Whether an input gets the same bits alone and in batches of 2, 3 and 8, as measured when first asked for.
+
+        Measured are the output and, where there is a last spatial layer, activations and gradients there.
+        """
+        from whylight.models.probe import is_batch_invariant
+
+        return is_batch_invariant(self)
+
+    def subject(self, cancel: CancelToken | None = None) -> Subject:
+        """Return the model as methods see it, for one batch."""
+        return Subject(self, cancel)
+
+    def max_rows(self, gradients_at: str | None = None) -> int:
+        """Return how many inputs may run at once under the memory budget, at least one.
+
+        `gradients_at` names the layer at which gradients are taken, "" for the input, None for no gradients.
+        """
+        return max(1, self.budget // self.findings.bytes_per_row(gradients_at))
+
+    def label(self, index: int) -> str:
+        """Return the label of a class, empty if it has none."""
+        return self.labels[index] if 0 <= index < len(self.labels) else ""
+
+    def layer(self, name: str, *, field: str = "options.layer") -> LayerInfo:
+        """Return the layer called `name`, or "last-spatial".
+
+        Raises:
+            NotFound: there is none (reason LAYER_NOT_FOUND, at `field`); the message has close matches.
+            Unsupported: "last-spatial", of a model that has none.
+        """
+        if name == LAST_SPATIAL:
+            if self.last_spatial is None:
+                raise Unsupported(f"model {self.name!r} has no last layer with maps; name a layer", field=field)
+            name = self.last_spatial
+        if name in self._by_name:
+            return self._by_name[name]
+        close = difflib.get_close_matches(name, self._by_name, 3)
+        hint = f"; close ones are {', '.join(map(repr, close))}" if close else ""
+        raise NotFound(f"model {self.name!r} has no layer {name!r}{hint}", reason="LAYER_NOT_FOUND", field=field)
+
+    def same_output(self, one: str, other: str) -> bool:
+        """Whether two layers give the very same tensor, as `layer4` and `layer4.2` of a ResNet."""
+        return self.findings.same_output(one, other)
+
+    def check_target(self, target: Target) -> None:
+        """Find out, without running, whether the model can answer for a target.
+
+        Raises:
+            InvalidInput, NotFound, Unsupported: it cannot; see `whylight.subject.aim.aim_at`.
+        """
+        aim_at(self, target)
+
+    def run(self, inputs: Tensor, *, split: str | None = None, watch: Iterable[str] = (), latents: bool = False) -> Ran:
+        """Make one pass with `inputs` `[R, C, H, W]`, in one piece; with a graph where autograd is on and needs one.
+
+        Raises:
+            Unsupported: a layer that was asked for does not run, or gives no single tensor.
+        """
+        narrow = self.precision != "float32"
+        run = Run(self.findings.passes, split=split, watch=watch, narrow_until=self.last_spatial if narrow else None)
+        inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
+        with contextlib.ExitStack() as stack:
+            if self.device.type == "cpu" and self.compiled_from is None:
+                stack.enter_context(batch_invariant())
+            if narrow:
+                stack.enter_context(torch.autocast(self.device.type, DTYPES[self.precision]))
+            stack.enter_context(watching(run))
+            raw = self._runner(run.wanted or frozenset())(inputs)
+        run.finish()
+        output = select(raw, self.output_selector)
+        hidden = select(raw, self.latent_selector) if latents and self.latent_selector is not None else None
+        return Ran(
+            output.float() if narrow else output,
+            hidden.float() if narrow and hidden is not None else hidden,
+            run.leaf,
+            run.watched,
+        )
+
+    def _runner(self, layers: frozenset[str]) -> Callable[[Tensor], Any]:
+        """Return what runs the module. Compiled modules have hooks on the captured layers only, one for each set."""
+        if self.compiled_from is None:
+            return self.module
+        with self._lock:
+            if layers not in self._compiled:
+                copied = own_copy(self.compiled_from)
+                install_hooks(copied, layers, traceable=False)
+                self._compiled[layers] = torch.compile(copied)
+            return self._compiled[layers]

@@ -1,0 +1,48 @@
+"""Measurements of a loaded model: whether batches change bits; knows no method and no request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from whylight.models.model import Model
+
+BATCHES = (2, 3, 8)
+
+
+def example_inputs(count: int, channels: int, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return inputs `[count, channels, H, W]` of normal noise, the same ones each time, on the CPU."""
+    source = torch.Generator().manual_seed(0)
+    return torch.randn(count, channels, *size, generator=source, dtype=torch.float32).to(dtype)
+
+
+def is_batch_invariant(model: Model) -> bool:
+    """Whether inputs get the same bits alone and in batches of 2, 3 and 8."""
+    inputs = example_inputs(max(BATCHES), model.input_channels, model.input_size, model.dtype).to(model.device)
+    alone = [_answers(model, inputs[row : row + 1]) for row in range(max(BATCHES))]
+    for count in BATCHES:
+        together = _answers(model, inputs[:count])
+        for row in range(count):
+            if not all(torch.equal(a[0], b[row]) for a, b in zip(alone[row], together, strict=True)):
+                return False
+    return True
+
+
+def _answers(model: Model, inputs: Tensor) -> list[Tensor]:
+    layer = model.last_spatial
+    if layer is None:
+        with torch.no_grad():
+            return [model.run(inputs).output]
+    with torch.enable_grad():
+        ran = model.run(inputs, split=layer)
+        if ran.leaf is None or not ran.output.requires_grad:
+            return [ran.output.detach()]
+        cotangents = torch.zeros_like(ran.output)
+        flat = cotangents.flatten(1)
+        for row in range(len(inputs)):
+            flat[row, (7 * row) % flat.shape[1]] = 1
+        (gradients,) = torch.autograd.grad(ran.output, ran.leaf, cotangents)
+    return [ran.output.detach(), ran.leaf.detach(), gradients]

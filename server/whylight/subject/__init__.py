@@ -1,0 +1,26 @@
+"""Running a model for methods: capture, gradients, chunks, cancelling; knows no method and no request.
+
+The names load on first use, so that whoever needs only the cancel token does not pay for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whylight.subject.cancel import CancelToken
+    from whylight.subject.gap_head import GapHead
+    from whylight.subject.subject import Subject
+
+_HOMES = {"CancelToken": "cancel", "GapHead": "gap_head", "Subject": "subject"}
+
+__all__ = ["CancelToken", "GapHead", "Subject"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"whylight.subject.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'whylight.subject' has no attribute {name!r}")

@@ -1,0 +1,162 @@
+"""From a target to numbers of a model's tensors: which elements it adds up; does not know how they are computed.
+
+Every target is the sum or the mean of some elements of one tensor: the output, the latents, or a layer's output. So its
+gradient is a backward pass from that tensor with the elements' weights as cotangent, and targets of different kinds
+share a pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from whylight.errors import InvalidInput, NotFound, Unsupported
+from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Region, Target
+
+if TYPE_CHECKING:
+    from whylight.models.model import Model
+
+OUTPUT = ""
+LATENT = "\0latent"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A definite target: the sum, or the mean, of the elements at `index` of the tensor `source`, of one input.
+
+    `source` is OUTPUT, LATENT or the name of a layer.
+    """
+
+    target: Target
+    label: str
+    source: str
+    index: tuple[int | slice, ...]
+    mean: bool = False
+
+    @property
+    def class_index(self) -> int | None:
+        """The class whose score this is, or None if it is something else."""
+        first = self.index[0]
+        return first if self.source == OUTPUT and len(self.index) == 1 and isinstance(first, int) else None
+
+    def value(self, sample: Tensor) -> float:
+        """Return the target's value, from its source without the batch dimension."""
+        elements = sample[self.index]
+        return float(elements.mean() if self.mean else elements.sum())
+
+    def seed(self, cotangent: Tensor) -> None:
+        """Write the target's weights into a cotangent of zeros, shaped as its source without the batch dimension."""
+        elements = cotangent[self.index]
+        cotangent[self.index] = 1 / elements.numel() if self.mean else 1.0
+
+
+def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -> Aim:
+    """Read a target for a model. `ranking` holds the classes, best first, of the input (for `Rank` only).
+
+    Raises:
+        InvalidInput: the model's output has no such element (reason TARGET_INVALID).
+        NotFound: there is no such label or layer.
+        Unsupported: the model has no output of the kind that the target needs (reason TARGET_UNSUPPORTED).
+    """
+    if isinstance(target, ClassLabel):
+        target = ClassIndex(_class_of(model, target.label))
+    if isinstance(target, Rank):
+        _bounded(target.rank, _class_count(model), "rank")
+        target = ClassIndex(target.rank if ranking is None else ranking[target.rank])
+    if isinstance(target, ClassIndex):
+        _bounded(target.index, _class_count(model), "class")
+        return Aim(target, model.label(target.index), OUTPUT, (target.index,))
+    if isinstance(target, OutputIndex):
+        _inside(target.indices, model.output_shape, "the output")
+        label = model.label(target.indices[0]) if model.class_count else ""
+        return Aim(target, label, OUTPUT, target.indices)
+    if isinstance(target, Neuron):
+        return _neuron(model, target)
+    if isinstance(target, Latent):
+        if model.latent_shape is None:
+            raise Unsupported("the model names no latent variables", reason="TARGET_UNSUPPORTED", field="target")
+        _inside((target.index,), model.latent_shape, "the latents")
+        return Aim(target, "", LATENT, (target.index,))
+    return _region(model, target)
+
+
+def _class_count(model: Model) -> int:
+    if model.class_count == 0:
+        raise Unsupported(
+            f"the model's output {list(model.output_shape)} is not a vector of class scores; "
+            "point at a region or at an output index",
+            reason="TARGET_UNSUPPORTED",
+            field="target",
+        )
+    return model.class_count
+
+
+def _class_of(model: Model, label: str) -> int:
+    _class_count(model)
+    folded = [known.casefold() for known in model.labels]
+    if label in model.labels:
+        return model.labels.index(label)
+    if folded.count(label.casefold()) == 1:
+        return folded.index(label.casefold())
+    close = [model.labels[folded.index(word)] for word in difflib.get_close_matches(label.casefold(), folded, 3)]
+    hint = f"; close ones are {', '.join(map(repr, close))}" if close else ""
+    hint = hint if model.labels else "; it has no labels"
+    raise NotFound(f"the model has no label {label!r}{hint}", reason="LABEL_NOT_FOUND", field="target.label")
+
+
+def _neuron(model: Model, target: Neuron) -> Aim:
+    layer = model.layer(target.layer, field="target.neuron.layer")
+    if not layer.output_shape:
+        raise Unsupported(
+            f"layer {layer.name!r} gives no single tensor", reason="TARGET_UNSUPPORTED", field="target.neuron.layer"
+        )
+    named = Neuron(layer.name, target.channel, target.position)
+    if target.position:
+        index = (target.channel, *target.position)
+        _inside(index, layer.output_shape, f"the output of layer {layer.name!r}")
+        return Aim(named, "", layer.name, index)
+    _bounded(target.channel, layer.output_shape[0], "channel")
+    return Aim(named, "", layer.name, (target.channel,), mean=True)
+
+
+def _region(model: Model, target: Region) -> Aim:
+    if len(model.output_shape) != 3:
+        raise Unsupported(
+            f"a region needs a dense output [classes, H, W]; this model's is {list(model.output_shape)}",
+            reason="TARGET_UNSUPPORTED",
+            field="target",
+        )
+    classes, height, width = model.output_shape
+    _bounded(target.class_index, classes, "class")
+    rows = _span(target.top, target.bottom, height)
+    columns = _span(target.left, target.right, width)
+    label = model.labels[target.class_index] if target.class_index < len(model.labels) else ""
+    return Aim(target, label, OUTPUT, (target.class_index, rows, columns))
+
+
+def _span(low: float, high: float, length: int) -> slice:
+    """Return the elements between two fractions, at least one."""
+    start = min(round(low * length), length - 1)
+    return slice(start, max(start + 1, round(high * length)))
+
+
+def _bounded(index: int, count: int, what: str) -> None:
+    if not 0 <= index < count:
+        raise InvalidInput(
+            f"{what} {index} is out of range; there are {count}, from 0 to {count - 1}",
+            reason="TARGET_INVALID",
+            field="target",
+        )
+
+
+def _inside(index: Sequence[int], shape: Sequence[int], what: str) -> None:
+    if len(index) != len(shape) or not all(0 <= one < size for one, size in zip(index, shape, strict=True)):
+        raise InvalidInput(
+            f"index {list(index)} is not in {what}, whose shape is {list(shape)}",
+            reason="TARGET_INVALID",
+            field="target",
+        )
