@@ -1,0 +1,114 @@
+"""Puts the services on a port, keeps health in step with the engine, and drains; knows no signal and no process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from whylight.engine.engine import State
+from whylight.rpc import health
+from whylight.rpc.admission import Admission
+from whylight.rpc.backend import Backend
+from whylight.rpc.catalog_servicer import CatalogServicer
+from whylight.rpc.explanation_servicer import ExplanationServicer
+from whylight.rpc.interceptors import Guard
+from whylight.settings import Settings
+from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2, explanation_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+EXPLANATION_SERVICE = explanation_pb2.DESCRIPTOR.services_by_name["ExplanationService"].full_name
+CATALOG_SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
+
+STOP_SECONDS = 1.0
+"""How long a drained server waits for answers to leave, and for idle streams of strangers."""
+
+
+class RpcServer:
+    """The gRPC server over an engine. Must be made and used inside one running event loop."""
+
+    def __init__(self, settings: Settings, backend: Backend) -> None:
+        self._backend = backend
+        self._settings = settings.server
+        self._admission = Admission()
+        self._health = health.HealthServicer(EXPLANATION_SERVICE, CATALOG_SERVICE)
+        limits = settings.limits.limits()
+        self._server = grpc.aio.server(
+            interceptors=(Guard(),),
+            options=(
+                ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.max_send_message_length", settings.server.response_bytes),
+                # One process has the port: a second server on it is a mistake to be told of, not to share calls with.
+                ("grpc.so_reuseport", 0),
+            ),
+        )
+        explanation_pb2_grpc.add_ExplanationServiceServicer_to_server(
+            ExplanationServicer(
+                backend,
+                self._admission,
+                limits,
+                default_model=settings.default_model_name,
+                response_bytes=settings.server.response_bytes,
+                stream_window=settings.server.stream_window,
+            ),
+            self._server,
+        )
+        catalog_pb2_grpc.add_CatalogServiceServicer_to_server(
+            CatalogServicer(backend, limits, default_model=settings.default_model_name), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if settings.server.reflection:
+            names = (EXPLANATION_SERVICE, CATALOG_SERVICE, health.SERVICE, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
+
+    async def start(self) -> str:
+        """Listen, and return the address with the port that is really used.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{self._settings.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from None
+        await self._server.start()
+        return f"{host}:{port}"
+
+    def update_health(self) -> None:
+        """Set health to what the engine says. To be called whenever the engine's state changes."""
+        self._health.set(self._backend.state is State.READY)
+
+    async def drain(self, hurry: asyncio.Event) -> bool:
+        """Stop, in order: health says so, new calls are turned away, open ones finish, the port is closed.
+
+        `hurry` cuts every wait short when it is set. Returns whether all open calls were answered.
+        """
+        self._health.drain()
+        await _unless(hurry, asyncio.sleep(self._settings.lame_duck_seconds))
+        self._admission.close()
+        await _unless(hurry, self._admission.wait_idle(), timeout=self._settings.drain_seconds)
+        answered = self._admission.open_calls == 0
+        if not answered:
+            log.warning("%d calls are cut off", self._admission.open_calls)
+        self._health.end()
+        await self._server.stop(0 if hurry.is_set() else STOP_SECONDS)
+        return answered
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:
+    """Wait for `work` until it is done, the event is set, or the time is over."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(event.wait())]
+    try:
+        await asyncio.wait(tasks, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

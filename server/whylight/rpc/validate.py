@@ -1,0 +1,152 @@
+"""Checks what a request is, before anything is done for it; knows neither models nor methods, which the worker does.
+
+What is wrong with the request fails the call; what is wrong with one input fails that input only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from whylight.errors import InvalidInput, WhylightError
+from whylight.limits import Limits
+from whylight.v1 import explanation_pb2 as v1
+from whylight.wire import input_from_proto, output_to_proto, outputs_from_proto, targets_from_proto
+from whylight.worker.v1 import worker_pb2
+
+NAME_LENGTH = 256
+"""Characters in a name at most."""
+
+TOP_PREDICTIONS = 5
+"""Predictions returned when the request does not say how many."""
+
+
+@dataclass(frozen=True)
+class CheckedRequest:
+    """A request that is in order, but for the inputs that `refused` names.
+
+    `specs` has one entry for each method, `seeds` too; equal work gives equal specs, however it was put. Every input
+    holds its own targets. `own_targets` tells, for each input, whether they came with it or with the request.
+    """
+
+    specs: tuple[worker_pb2.PlanSpec, ...]
+    seeds: tuple[int | None, ...]
+    inputs: Sequence[v1.Input]
+    own_targets: tuple[bool, ...]
+    refused: dict[int, WhylightError]
+
+
+def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str) -> CheckedRequest:
+    """Check a request and return it in its normal form. Changes `request`: its targets move into its inputs.
+
+    Raises:
+        InvalidInput: something is wrong with the request itself.
+    """
+    _count(request.inputs, limits.inputs, "inputs", least=1)
+    _count(request.methods, limits.methods, "methods", least=1)
+    _count(request.outputs, limits.outputs, "outputs")
+    _count(request.targets, limits.targets, "targets")
+    _name(request.model, "model")
+    for index, method in enumerate(request.methods):
+        _method(method, limits, f"methods[{index}]")
+    targets_from_proto(request.targets)
+    outputs = [output_to_proto(output) for output in outputs_from_proto(request.outputs)]
+    top_predictions = request.top_predictions if request.HasField("top_predictions") else TOP_PREDICTIONS
+    specs = tuple(
+        worker_pb2.PlanSpec(
+            model=request.model or default_model,
+            method=v1.MethodCall(name=method.name, options=method.options),
+            outputs=outputs,
+            top_predictions=top_predictions,
+        )
+        for method in request.methods
+    )
+    refused: dict[int, WhylightError] = {}
+    own_targets = tuple(bool(item.targets) for item in request.inputs)
+    for index, item in enumerate(request.inputs):
+        try:
+            _input(item, limits, f"inputs[{index}]")
+        except WhylightError as error:
+            refused[index] = error
+        if not item.targets:
+            item.targets.extend(request.targets or [v1.Target(rank=0)])
+    seeds = tuple(method.seed if method.HasField("seed") else None for method in request.methods)
+    return CheckedRequest(specs, seeds, request.inputs, own_targets, refused)
+
+
+def check_synthesis(request: v1.SynthesizeRequest, limits: Limits) -> None:
+    """Check a request for a synthesis.
+
+    Raises:
+        InvalidInput: something is wrong with it.
+    """
+    _name(request.model, "model")
+    _method(request.method, limits, "method")
+    _count(request.targets, limits.targets, "targets")
+    _count(request.inputs, limits.inputs, "inputs")
+    _count(request.outputs, limits.outputs, "outputs")
+    targets_from_proto(request.targets)
+    outputs_from_proto(request.outputs)
+    for index, item in enumerate(request.inputs):
+        _input(item, limits, f"inputs[{index}]")
+
+
+def locate(error: WhylightError, *, method: int, index: int | None = None, own_targets: bool = True) -> WhylightError:
+    """Return a worker's error with its field paths, which begin with "input" or "method", as paths of the request.
+
+    The error itself stays as it is: calls that ask for the same plan at the same time are given the same one.
+    """
+    located = copy.copy(error)
+    located.violations = tuple(
+        replace(violation, field=_located(violation.field, method, index, own_targets))
+        for violation in error.violations
+    )
+    return located
+
+
+def _located(field: str, method: int, index: int | None, own_targets: bool) -> str:
+    head, _, rest = field.partition(".")
+    if head == "options":
+        return f"methods[{method}].{field}"
+    if head == "method":
+        return f"methods[{method}].{rest}".removesuffix(".")
+    if head == "input" and index is not None:
+        if not own_targets and rest.startswith("targets["):
+            return rest
+        return f"inputs[{index}].{rest}".removesuffix(".")
+    return field
+
+
+def _count(values: Sequence[object], limit: int, things: str, *, field: str = "", least: int = 0) -> None:
+    if len(values) < least:
+        raise InvalidInput(f"there are no {things}; at least {least} is needed", field=field or things)
+    if len(values) > limit:
+        raise InvalidInput(
+            f"{len(values)} {things}, more than the {limit} that are allowed",
+            reason=f"TOO_MANY_{things.upper()}",
+            field=field or things,
+        )
+
+
+def _method(method: v1.MethodCall, limits: Limits, field: str) -> None:
+    if not method.name:
+        raise InvalidInput("the method has no name", field=f"{field}.name")
+    _name(method.name, f"{field}.name")
+    if (size := method.options.ByteSize()) > limits.options_bytes:
+        raise InvalidInput(
+            f"{size} bytes of options, more than the {limits.options_bytes} that are allowed",
+            reason="OPTIONS_TOO_LARGE",
+            field=f"{field}.options",
+        )
+
+
+def _name(name: str, field: str) -> None:
+    if len(name) > NAME_LENGTH:
+        raise InvalidInput(f"a name of {len(name)} characters; {NAME_LENGTH} are allowed", field=field)
+
+
+def _input(item: v1.Input, limits: Limits, field: str) -> None:
+    _count(item.targets, limits.targets, "targets", field=f"{field}.targets")
+    targets_from_proto(item.targets, f"{field}.targets")
+    input_from_proto(item, field, max_elements=limits.tensor_elements)

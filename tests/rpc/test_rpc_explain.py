@@ -1,0 +1,255 @@
+"""Explain: many inputs and methods in one call, what fails alone and what fails together."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from rpc_serving import FakeEngine, Served, failure_of, request, serving
+
+from whylight.errors import InvalidInput, NotFound, Violation
+from whylight.v1 import explanation_pb2 as v1
+from whylight.v1 import explanation_pb2_grpc
+from whylight.wire import error_to_proto
+
+
+def stub(served: Served) -> explanation_pb2_grpc.ExplanationServiceStub:
+    return explanation_pb2_grpc.ExplanationServiceStub(served.channel)
+
+
+async def test_explanations_are_methods_major(served: Served):
+    sent = request(classes=(7, 8), methods=("cam", "saliency"))
+    sent.inputs[1].targets.add(class_index=9)
+    answer = await stub(served).Explain(sent)
+    said = [
+        [(explanation.method, explanation.target.class_index) for explanation in result.explained.explanations]
+        for result in answer.results
+    ]
+    assert said == [
+        [("cam", 7), ("saliency", 7)],
+        [("cam", 8), ("cam", 9), ("saliency", 8), ("saliency", 9)],
+    ]
+    assert (answer.model, answer.model_digest) == ("one", "digest of one")
+
+
+async def test_targets_of_the_request_are_for_inputs_without_their_own(served: Served):
+    sent = request(classes=(7, 8))
+    del sent.inputs[0].targets[:]
+    sent.targets.add(class_label="cat")
+    answer = await stub(served).Explain(sent)
+    targets = [result.explained.explanations[0].target for result in answer.results]
+    assert targets == [v1.Target(class_label="cat"), v1.Target(class_index=8)]
+
+
+async def test_no_target_at_all_means_the_top_prediction(served: Served):
+    sent = request()
+    del sent.inputs[0].targets[:]
+    answer = await stub(served).Explain(sent)
+    assert answer.results[0].explained.explanations[0].target == v1.Target(rank=0)
+
+
+async def test_equal_work_has_equal_specs_however_it_is_put(served: Served):
+    plain, spelled_out = request(), request()
+    spelled_out.model = "one"
+    spelled_out.top_predictions = 5
+    spelled_out.outputs.add(name="map", map=v1.MapOutput(canvas=v1.CANVAS_NATIVE, dtype=v1.DATA_TYPE_FLOAT32))
+    spelled_out.methods[0].seed = 3
+    await stub(served).Explain(plain)
+    await stub(served).Explain(spelled_out)
+    first, second = served.engine.works
+    assert first.spec == second.spec
+    assert (first.seed, second.seed) == (None, 3)
+
+
+async def test_a_bad_input_fails_alone_and_in_its_place(served: Served):
+    sent = request(classes=(0, 1, 2, 3, 4))
+    sent.inputs[1].ClearField("image")
+    sent.inputs[2].tensor.CopyFrom(v1.Tensor(dtype=v1.DATA_TYPE_FLOAT32, shape=[3, 4, 4], data=b"1234"))
+    sent.inputs[3].targets.add(class_index=-1)
+    answer = await stub(served).Explain(sent)
+    assert [result.WhichOneof("outcome") for result in answer.results] == [
+        "explained",
+        "error",
+        "error",
+        "error",
+        "explained",
+    ]
+    errors = [(result.error.reason, result.error.violations[0].field) for result in answer.results[1:4]]
+    assert errors == [
+        ("REQUEST_INVALID", "inputs[1]"),
+        ("TENSOR_INVALID", "inputs[2].tensor.data"),
+        ("TARGET_INVALID", "inputs[3].targets[1].class_index"),
+    ]
+    assert answer.results[4].explained.explanations[0].target.class_index == 4
+    assert [len(work.inputs) for work in served.engine.works] == [2]
+
+
+async def test_when_every_input_is_bad_the_engine_is_not_asked(served: Served):
+    answer = await stub(served).Explain(v1.ExplainRequest(methods=[v1.MethodCall(name="cam")], inputs=[v1.Input()]))
+    assert answer.results[0].error.reason == "REQUEST_INVALID"
+    assert served.engine.works == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "field"),
+    [
+        (lambda r: r.ClearField("inputs"), "REQUEST_INVALID", "inputs"),
+        (lambda r: r.ClearField("methods"), "REQUEST_INVALID", "methods"),
+        (lambda r: r.methods.add(), "REQUEST_INVALID", "methods[1].name"),
+        (lambda r: r.methods.add(name="m" * 257), "REQUEST_INVALID", "methods[1].name"),
+        (lambda r: r.inputs.extend([v1.Input(image=b"x")] * 256), "TOO_MANY_INPUTS", "inputs"),
+        (lambda r: r.methods.extend([v1.MethodCall(name="x")] * 16), "TOO_MANY_METHODS", "methods"),
+        (lambda r: r.targets.extend([v1.Target(rank=0)] * 65), "TOO_MANY_TARGETS", "targets"),
+        (lambda r: r.outputs.extend([v1.OutputSpec()] * 17), "TOO_MANY_OUTPUTS", "outputs"),
+        (lambda r: r.methods[0].options.update({"x": "y" * 70_000}), "OPTIONS_TOO_LARGE", "methods[0].options"),
+        (lambda r: r.targets.add(), "TARGET_INVALID", "targets[0]"),
+        (lambda r: r.outputs.add(), "OUTPUT_INVALID", "outputs[0]"),
+        (lambda r: r.outputs.extend([v1.OutputSpec(map=v1.MapOutput())] * 2), "OUTPUT_INVALID", "outputs[1].name"),
+        (lambda r: r.outputs.add(boxes=v1.BoxesOutput(threshold=2)), "OUTPUT_INVALID", "outputs[0].boxes.threshold"),
+    ],
+)
+async def test_a_bad_request_fails_before_any_work(served: Served, change, reason: str, field: str):
+    sent = request()
+    change(sent)
+    failure = await failure_of(stub(served).Explain(sent))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, reason)
+    assert failure.fields == [field]
+    assert served.engine.works == []
+    assert (await stub(served).Explain(request())).results
+
+
+@pytest.mark.parametrize("length", [2**62, 2**31, -1])
+async def test_no_shape_overflows(served: Served, length: int):
+    sent = request()
+    sent.inputs[0].tensor.CopyFrom(v1.Tensor(dtype=v1.DATA_TYPE_FLOAT32, shape=[length, length, 4], data=b""))
+    answer = await stub(served).Explain(sent)
+    assert answer.results[0].error.violations[0].field == "inputs[0].tensor.shape"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("input.image", "inputs[1].image"),
+        ("input", "inputs[1]"),
+        ("input.targets[0].class_label", "targets[0].class_label"),
+        ("method.options.layer", "methods[0].options.layer"),
+        ("options.layer", "methods[0].options.layer"),
+        ("outputs[0].picture.colour_map", "outputs[0].picture.colour_map"),
+    ],
+)
+async def test_fields_of_an_input_are_named_as_the_caller_knows_them(served: Served, said: str, meant: str):
+    def second_fails(work):
+        good = FakeEngine.explained(work)
+        return [good[0], v1.InputResult(error=error_to_proto(InvalidInput("bad", field=said)))]
+
+    served.engine.answer = second_fails
+    sent = request(classes=(0, 1))
+    del sent.inputs[1].targets[:]
+    sent.targets.add(class_index=0)
+    answer = await stub(served).Explain(sent)
+    assert answer.results[0].HasField("explained")
+    assert [violation.field for violation in answer.results[1].error.violations] == [meant]
+
+
+async def test_one_error_for_two_calls_is_located_in_each(served: Served):
+    """Calls that ask for the same plan at once are given one and the same exception."""
+    shared = NotFound("no such layer", reason="LAYER_NOT_FOUND", violations=[Violation("method.options.layer", "no")])
+
+    def refuse(work):
+        if work.spec.method.name == "cam":
+            raise shared
+        return FakeEngine.explained(work)
+
+    served.engine.answer = refuse
+    alone = await failure_of(stub(served).Explain(request(methods=("cam",))))
+    second = await failure_of(stub(served).Explain(request(methods=("saliency", "cam"))))
+    assert (alone.fields, second.fields) == (["methods[0].options.layer"], ["methods[1].options.layer"])
+    assert second.code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_plan_that_fails_takes_back_the_work_of_the_others(served: Served):
+    served.engine.hold.clear()
+    explained = served.engine.explain
+
+    async def explain(work):
+        if work.spec.method.name == "cam":
+            await served.engine.arrived.get()
+            raise NotFound("no such method", reason="METHOD_NOT_FOUND", field="method.name")
+        return await explained(work)
+
+    served.engine.explain = explain
+    failure = await failure_of(stub(served).Explain(request(methods=("saliency", "cam"))))
+    assert (failure.reason, failure.fields) == ("METHOD_NOT_FOUND", ["methods[1].name"])
+    assert served.engine.cancelled == 1
+
+
+async def test_a_caller_that_leaves_takes_its_work_back(served: Served):
+    served.engine.hold.clear()
+    call = stub(served).Explain(request(methods=("cam", "saliency")))
+    await served.engine.arrived.get()
+    await served.engine.arrived.get()
+    call.cancel()
+    await served.server._admission.wait_idle()
+    assert served.engine.cancelled == 2
+
+
+async def test_the_deadline_reaches_the_engine(served: Served):
+    before = asyncio.get_running_loop().time()
+    await stub(served).Explain(request(), timeout=50)
+    await stub(served).Explain(request())
+    first, second = served.engine.works
+    assert before < first.deadline <= asyncio.get_running_loop().time() + 50
+    assert second.deadline is None
+
+
+async def test_a_deadline_of_a_millisecond_is_exceeded(served: Served):
+    served.engine.hold.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub(served).Explain(request(), timeout=0.001)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_before_the_models_are_loaded_the_caller_is_told_when_to_come_again(served: Served):
+    served.engine.catalog = None
+    failure = await failure_of(stub(served).Explain(request()))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_LOADING")
+    assert failure.retry_seconds == 2
+    assert failure.trailers["grpc-retry-pushback-ms"] == "2000"
+
+
+async def test_limits_are_the_operators():
+    async with serving(limits={"inputs": 1, "tensor_elements": 8}) as served:
+        failure = await failure_of(stub(served).Explain(request(classes=(0, 1))))
+        assert failure.reason == "TOO_MANY_INPUTS"
+        sent = request()
+        sent.inputs[0].tensor.CopyFrom(v1.Tensor(dtype=v1.DATA_TYPE_UINT8, shape=[3, 3], data=bytes(9)))
+        answer = await stub(served).Explain(sent)
+        assert answer.results[0].error.reason == "TENSOR_TOO_LARGE"
+
+
+class TestSynthesize:
+    async def refusal(self, served: Served, sent: v1.SynthesizeRequest):
+        return await failure_of(stub(served).Synthesize(sent).read())
+
+    async def test_no_method_of_ours_is_a_synthesis(self, served: Served):
+        failure = await self.refusal(served, v1.SynthesizeRequest(method=v1.MethodCall(name="cam")))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "METHOD_UNSUPPORTED")
+        assert failure.fields == ["method.name"]
+
+    @pytest.mark.parametrize(
+        ("sent", "reason", "field"),
+        [
+            (v1.SynthesizeRequest(), "REQUEST_INVALID", "method.name"),
+            (v1.SynthesizeRequest(method=v1.MethodCall(name="cm")), "METHOD_NOT_FOUND", "method.name"),
+            (v1.SynthesizeRequest(model="3", method=v1.MethodCall(name="cam")), "MODEL_NOT_FOUND", "model"),
+            (
+                v1.SynthesizeRequest(method=v1.MethodCall(name="cam"), targets=[v1.Target()]),
+                "TARGET_INVALID",
+                "targets[0]",
+            ),
+        ],
+    )
+    async def test_a_bad_request_is_told_why(self, served: Served, sent, reason: str, field: str):
+        failure = await self.refusal(served, sent)
+        assert (failure.reason, failure.fields) == (reason, [field])
