@@ -1,0 +1,30 @@
+"""The client of a whylight server, blocking and asyncio; imports neither torch nor pluggy.
+
+>>> with whylight.Client("localhost:50051") as client:
+...     explained = client.explain("cat.jpg", "grad-cam", outputs=[whylight.PictureOutput()])
+...     explained.explanation.save("why.png")
+"""
+
+from __future__ import annotations
+
+from whylight.client.async_client import AsyncClient
+from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo, ServerInfo
+from whylight.client.connection import tls_credentials
+from whylight.client.requests import Answer, Input, MethodCall, Request, Result
+from whylight.client.sync_client import Client
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "Input",
+    "LayerInfo",
+    "MethodCall",
+    "MethodInfo",
+    "ModelInfo",
+    "PluginInfo",
+    "Request",
+    "Result",
+    "ServerInfo",
+    "tls_credentials",
+]

@@ -1,0 +1,56 @@
+"""The bookkeeping of one StreamExplain call: ids, what is open, how answers are read; knows no transport."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+from whylight import wire
+from whylight.client.requests import Answer, Request, build_request, read_response
+from whylight.errors import InternalError, InvalidInput, WhylightError
+from whylight.v1 import explanation_pb2 as pb
+
+
+class Conversation:
+    """Which requests of a stream are open. One thread begins them, another may end them."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Request] = {}
+        self._numbers = itertools.count()
+
+    def begin(self, request: Request) -> tuple[str, pb.StreamExplainRequest | WhylightError]:
+        """Return the id of a request and its message, or the error that stands in its place: it cannot be sent.
+
+        Raises:
+            InvalidInput: its id is that of a request that is still open (REQUEST_INVALID).
+        """
+        name = request.id or str(next(self._numbers))
+        if name in self._open:
+            raise InvalidInput(f"the id {name!r} is that of a request that is still open", field="id")
+        try:
+            message = pb.StreamExplainRequest(id=name, request=build_request(request))
+        except WhylightError as error:
+            return name, error
+        self._open[name] = _without_data(request)
+        return name, message
+
+    def end(self, response: pb.StreamExplainResponse) -> tuple[str, Answer]:
+        """Return the id of the request that a response answers, and the answer.
+
+        Raises:
+            InternalError: it answers none that is open, or cannot be read (RESPONSE_INVALID).
+        """
+        request = self._open.pop(response.id, None)
+        if request is None:
+            raise InternalError(f"an answer to {response.id!r}, which is not open", reason="RESPONSE_INVALID")
+        outcome = response.WhichOneof("outcome")
+        if outcome == "response":
+            return response.id, read_response(request, response.response)
+        if outcome == "error":
+            return response.id, wire.error_from_proto(response.error)
+        raise InternalError("a response holds neither an answer nor an error", reason="RESPONSE_INVALID")
+
+
+def _without_data(request: Request) -> Request:
+    """Return the request without its pictures, of which only the number is needed to read the answer."""
+    return replace(request, images=b"" if request.single else [b""] * len(request.images))  # type: ignore[arg-type]

@@ -1,0 +1,157 @@
+"""What a caller asks, as it is written in Python, made into messages, and answers read back; opens no connection."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from whylight import wire
+from whylight.client.pictures import Image, read_picture
+from whylight.errors import InternalError, InvalidInput, WhylightError
+from whylight.explanation import Explained
+from whylight.outputs import Output
+from whylight.target import ClassIndex, Target, as_target
+from whylight.v1 import explanation_pb2 as pb
+from whylight.wire.scalars import integer
+
+Result: TypeAlias = Explained | WhylightError
+"""What came of one image: its answer, or the exception that stands in its place."""
+
+Answer: TypeAlias = "Result | list[Result]"
+"""What came of one request: a result for one image, a list for a list, an exception for a request that failed."""
+
+TargetLike: TypeAlias = "Target | int | str"
+Targets: TypeAlias = "TargetLike | Sequence[TargetLike] | None"
+
+
+@dataclass(frozen=True)
+class Input:
+    """An image with targets of its own, in place of the request's."""
+
+    image: Image
+    target: Targets = None
+
+
+@dataclass(frozen=True)
+class MethodCall:
+    """A method with its own options and seed, for requests with several methods."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+
+Images: TypeAlias = "AsyncIterable[Image | Input] | Iterable[Image | Input]"
+Methods: TypeAlias = "str | MethodCall | Sequence[str | MethodCall]"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, as `whylight.Client.explain` takes it. An empty `id` means the next number."""
+
+    images: Image | Input | Sequence[Image | Input]
+    method: Methods = "grad-cam"
+    model: str = ""
+    target: Targets = None
+    options: Mapping[str, Any] | None = None
+    outputs: Sequence[Output] | None = None
+    seed: int | None = None
+    top_predictions: int = 5
+    id: str = ""
+
+    @property
+    def single(self) -> bool:
+        """Whether there is one image, not a list of images."""
+        return not isinstance(self.images, list | tuple)
+
+
+def build_request(request: Request) -> pb.ExplainRequest:
+    """Return a request as a message. Reads the files that it names.
+
+    Raises:
+        InvalidInput: with the path of the field that cannot be sent.
+    """
+    images: Any = [request.images] if request.single else request.images
+    return pb.ExplainRequest(
+        model=request.model,
+        methods=_methods(request),
+        inputs=[_input(image, f"inputs[{index}]") for index, image in enumerate(images)],
+        targets=[wire.target_to_proto(target) for target in _targets(request.target, "targets")],
+        outputs=[wire.output_to_proto(output) for output in request.outputs or ()],
+        top_predictions=integer(
+            request.top_predictions, 32, signed=False, reason="REQUEST_INVALID", field="top_predictions"
+        ),
+    )
+
+
+def read_response(request: Request, response: pb.ExplainResponse) -> Answer:
+    """Return the answer to `request`: a result, or a list of results in the order of its images.
+
+    Raises:
+        InternalError: the response does not fit the request, or cannot be read (RESPONSE_INVALID).
+    """
+    expected = 1 if request.single else len(request.images)  # type: ignore[arg-type]  # a list or a tuple, as `single` says
+    if len(response.results) != expected:
+        raise InternalError(f"{len(response.results)} results for {expected} inputs", reason="RESPONSE_INVALID")
+    results = [wire.result_from_proto(result) for result in response.results]
+    return results[0] if request.single else results
+
+
+def single_requests(images: Any, settings: Request) -> Any:
+    """Return a request with `settings` for each of the images, its index for an id; asynchronous as `images` is."""
+    if isinstance(images, AsyncIterable):
+        return _single_requests_async(images, settings)
+    return (replace(settings, images=image, id=str(index)) for index, image in enumerate(images))
+
+
+async def _single_requests_async(images: AsyncIterable[Image | Input], settings: Request) -> AsyncIterator[Request]:
+    index = 0
+    async for image in images:
+        yield replace(settings, images=image, id=str(index))
+        index += 1
+
+
+def raise_first(answer: Answer) -> None:
+    """Raise the first exception that stands in an answer, if there is one."""
+    for result in answer if isinstance(answer, list) else [answer]:
+        if isinstance(result, WhylightError):
+            raise result
+
+
+def _methods(request: Request) -> Iterable[pb.MethodCall]:
+    one = isinstance(request.method, str | MethodCall)
+    several: Any = [request.method] if one else request.method
+    for index, method in enumerate(several):
+        call = method if isinstance(method, MethodCall) else MethodCall(method, request.options or {}, request.seed)
+        if isinstance(method, MethodCall) and one and (request.options is not None or request.seed is not None):
+            raise InvalidInput("give options and seed either in the MethodCall or beside it", field="methods[0]")
+        place = f"methods[{index}]"
+        message = pb.MethodCall(name=call.name, options=wire.dict_to_struct(call.options, f"{place}.options"))
+        if call.seed is not None:
+            message.seed = integer(call.seed, 64, signed=False, reason="REQUEST_INVALID", field=f"{place}.seed")
+        yield message
+
+
+def _input(image: Image | Input, place: str) -> pb.Input:
+    if isinstance(image, Input):
+        return wire.input_to_proto(read_picture(image.image, place), _targets(image.target, f"{place}.targets"))
+    return wire.input_to_proto(read_picture(image, place))
+
+
+def _targets(targets: Targets, place: str) -> list[Target]:
+    if targets is None:
+        return []
+    several: Any = targets if isinstance(targets, list | tuple) else [targets]
+    return [_target(target, f"{place}[{index}]") for index, target in enumerate(several)]
+
+
+def _target(target: Any, place: str) -> Target:
+    if isinstance(target, bool) or not isinstance(target, numbers.Integral | str | Target):
+        raise InvalidInput(
+            f"a {type(target).__name__} is no target: give an index, a label or a target",
+            reason="TARGET_INVALID",
+            field=place,
+        )
+    return ClassIndex(int(target)) if isinstance(target, numbers.Integral) else as_target(target)
