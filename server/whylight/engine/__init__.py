@@ -1,0 +1,9 @@
+"""From work to results: plans, queues, batches and the workers that run them; knows neither gRPC nor torch."""
+
+from whylight.engine.bounds import Bounds
+from whylight.engine.engine import Engine, State
+from whylight.engine.local_pool import LocalPool
+from whylight.engine.pool import WorkerPool
+from whylight.engine.work import Work
+
+__all__ = ["Bounds", "Engine", "LocalPool", "State", "Work", "WorkerPool"]

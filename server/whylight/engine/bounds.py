@@ -1,0 +1,39 @@
+"""How much work waits and how much of it makes a batch, as data checked at start; knows no queue and no worker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Upper bounds of the queues and of one batch.
+
+    Cost is counted in model evaluations, sizes in bytes of input as they travel, times in seconds. A batch closes when
+    a worker is free, unless `max_delay` is above 0: then it waits that long, from its first item, to become full. One
+    item above `max_batch_cost` or `max_batch_bytes` makes a batch alone.
+
+    Raises:
+        ValueError: a bound is not above 0, or a full batch could never wait in the queues.
+    """
+
+    max_batch_items: int = 32
+    max_batch_cost: float = 256.0
+    max_batch_bytes: int = 64 * 2**20
+    max_delay: float = 0.0
+    max_queued_items: int = 4096
+    max_queued_cost: float = 65536.0
+    max_queued_bytes: int = 512 * 2**20
+
+    def __post_init__(self) -> None:
+        for name in ("items", "cost", "bytes"):
+            batch, queued = getattr(self, f"max_batch_{name}"), getattr(self, f"max_queued_{name}")
+            if not 0 < batch < math.inf:
+                raise ValueError(f"max_batch_{name} is {batch}; it must be above 0")
+            if not batch <= queued < math.inf:
+                raise ValueError(
+                    f"max_queued_{name} is {queued}, below max_batch_{name}, {batch}: no batch would ever be full"
+                )
+        if not 0 <= self.max_delay <= 60:
+            raise ValueError(f"max_delay is {self.max_delay}; it must be between 0 and 60 seconds")

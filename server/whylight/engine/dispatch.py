@@ -1,0 +1,220 @@
+"""Carries admitted items to workers and their results back, each to exactly one end; knows no plans to make, no states
+and no callers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from whylight.engine.bounds import Bounds
+from whylight.engine.clock import Clock, Timer
+from whylight.engine.deadlines import Deadlines
+from whylight.engine.item import Item
+from whylight.engine.pool import WorkerPool
+from whylight.engine.roster import Flight, Roster
+from whylight.engine.scheduler import CloseReason, FormedBatch, Scheduler
+from whylight.errors import DeadlineExceeded, InternalError, WhylightError
+from whylight.v1 import explanation_pb2 as v1
+from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
+from whylight.worker.v1 import worker_pb2
+
+_log = logging.getLogger(__name__)
+
+AnyNews = TypeVar("AnyNews")
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What became of a batch, for whoever measures. Times in seconds; `queue_times` has one for each item."""
+
+    model: str
+    method: str
+    cost: float
+    reason: CloseReason
+    queue_times: tuple[float, ...]
+    busy_time: float
+
+
+def tell(listeners: Iterable[Callable[[AnyNews], None]], news: AnyNews) -> None:
+    """Call every listener; one that raises keeps the news neither from the others nor from the work that goes on."""
+    for listener in listeners:
+        try:
+            listener(news)
+        except Exception:
+            _log.exception("a listener failed")
+
+
+class Dispatcher:
+    """The items that live, where they are, and the timer for whatever happens to them next.
+
+    An item lives from `submit` until its first end: a result, its deadline, the loss of its worker, or its caller going
+    away. What comes for it later finds it gone and is dropped; no end of one item touches another of the same batch.
+    """
+
+    def __init__(self, pool: WorkerPool, bounds: Bounds, clock: Clock, stuck_after: float) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._stuck_after = stuck_after
+        self.scheduler = Scheduler(bounds)
+        self.roster = Roster()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.batch_listeners: list[Callable[[BatchReport], None]] = []
+        self._live: dict[int, Item] = {}
+        self._flying = Deadlines()  # of the items at workers; the scheduler has those that wait
+        self._batch_ids = itertools.count(1)
+        self._timer: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def submit(self, items: Sequence[Item]) -> None:
+        """Take all of `items`, or none.
+
+        Raises:
+            WhylightError: as Scheduler.admit.
+        """
+        self.scheduler.admit([item.ticket for item in items], self._clock.now())
+        self._live.update((item.ticket.id, item) for item in items)
+        if items:
+            self.idle.clear()
+        self.pump()
+
+    def withdraw(self, items: Iterable[Item]) -> None:
+        """End those of `items` that still live: their caller went away."""
+        ids = [item.ticket.id for item in items if item.ticket.id in self._live]
+        if ids:
+            self.scheduler.cancel(ids)
+            self._recall(ids)
+            self._end(ids, lambda: InternalError("nobody waits for this"))
+
+    def abandon(self, error: Callable[[], WhylightError], *, waiting_only: bool = False) -> None:
+        """End every item, or every item that waits, with an error."""
+        waiting = [ticket.id for ticket in self.scheduler.cancel(list(self._live))]
+        self._end(waiting, error)
+        if not waiting_only:
+            self._recall(self._live)
+            self._end(list(self._live), error)
+
+    def add_worker(self, worker: int) -> None:
+        """Count a worker in and give it work."""
+        self.roster.add(worker, self._clock.now())
+        self.scheduler.throughput.workers = len(self.roster)
+        self.pump()
+
+    def remove_worker(self, worker: int, error: Callable[[], WhylightError]) -> None:
+        """Count a worker out; what it held ends with an error."""
+        for flight in self.roster.remove(worker):
+            self.scheduler.given_up()
+            self._end([ticket.id for ticket in flight.formed.tickets], error)
+        self.scheduler.throughput.workers = len(self.roster)
+        self.pump()
+
+    def take_result(self, result: worker_pb2.ItemResult) -> None:
+        """End an item with what its worker says of it."""
+        item = self._live.get(result.item_id)
+        if item is None or item.flight is None:
+            return  # It was cancelled or is late: nobody waits for it.
+        before = item.flight.sent - item.arrived
+        for explanation in result.result.explained.explanations:
+            at_worker = duration_to_seconds(explanation.execution.queue_time)
+            explanation.execution.queue_time.CopyFrom(seconds_to_duration(before + at_worker))
+        self._end([result.item_id], lambda: result.result)
+
+    def take_done(self, worker: int, done: worker_pb2.BatchDone) -> None:
+        """Close a batch and send the next one."""
+        flight = self.roster.finish(worker, done.batch_id, self._clock.now())
+        if flight is None:
+            _log.error("worker %d finished batch %d, which it does not have", worker, done.batch_id)
+            return
+        busy = duration_to_seconds(done.busy_time)
+        self.scheduler.finished(flight.formed.cost, busy)
+        forgotten = [ticket.id for ticket in flight.formed.tickets if ticket.id in self._live]
+        if forgotten:
+            _log.error("worker %d gave no result for %d items of batch %d", worker, len(forgotten), flight.id)
+            self._end(forgotten, lambda: InternalError("the server lost the result"))
+        report = BatchReport(
+            flight.model, flight.method, flight.formed.cost, flight.formed.reason, flight.queue_times, busy
+        )
+        tell(self.batch_listeners, report)
+        self.pump()
+
+    def pump(self) -> None:
+        """Send every batch that may leave, and set the timer for what comes next."""
+        now = self._clock.now()
+        due = math.inf
+        while len(self.scheduler):
+            slot = self.roster.slot(self.scheduler.throughput.per_worker)
+            if slot is None:
+                break
+            early = now < slot.due and not self.scheduler.draining
+            formed = self.scheduler.next_batch(now, only_full=early)
+            if formed is None:
+                due = slot.due if early else math.inf
+                break
+            self._send(slot.worker, formed, now)
+        self._set_timer(now, due)
+
+    def _send(self, worker: int, formed: FormedBatch, now: float) -> None:
+        items = [self._live[ticket.id] for ticket in formed.tickets]
+        spec = items[0].plan.spec
+        queue_times = tuple(now - item.arrived for item in items)
+        flight = Flight(next(self._batch_ids), worker, formed, now, spec.model, spec.method.name, queue_times)
+        batch = worker_pb2.Batch(batch_id=flight.id, spec=spec)
+        for item in items:
+            item.flight = flight
+            self._flying.add(item.ticket.id, item.ticket.deadline)
+            batch.items.add(item_id=item.ticket.id, input=item.input, seed=item.seed)
+        self.roster.send(flight)
+        self._pool.send(worker, worker_pb2.FrontEndFrame(batch=batch))
+
+    def _recall(self, ids: Iterable[int]) -> None:
+        """Tell the workers that nobody waits for these items any more."""
+        by_worker: dict[int, list[int]] = defaultdict(list)
+        for id in ids:
+            flight = self._live[id].flight
+            if flight is not None:
+                by_worker[flight.worker].append(id)
+        for worker, theirs in by_worker.items():
+            self._pool.send(worker, worker_pb2.FrontEndFrame(cancel=worker_pb2.Cancel(item_ids=theirs)))
+
+    def _end(self, ids: Iterable[int], outcome: Callable[[], v1.InputResult | WhylightError]) -> None:
+        """End those of `ids` that live. Each gets an outcome of its own: callers may change an error's field paths."""
+        for id in ids:
+            item = self._live.pop(id, None)
+            if item is not None:
+                self._flying.discard(id)
+                item.end(outcome())
+        if not self._live:
+            self.idle.set()
+
+    def _set_timer(self, now: float, due: float) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        stuck = min(self._stuck().values(), default=math.inf)
+        when = min(self.scheduler.next_event(now), self._flying.next(), due, stuck)
+        if when < math.inf:
+            self._timer = self._clock.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        now = self._clock.now()
+        late = self._flying.passed(now)
+        self._recall(late)
+        late += [ticket.id for ticket in self.scheduler.expire(now)]
+        self._end(late, lambda: DeadlineExceeded("the deadline passed before there was a result"))
+        for worker, when in self._stuck().items():
+            if when <= now:
+                _log.error("worker %d has work and has been silent for too long: it is killed", worker)
+                self.roster.hear(worker, now)
+                self._pool.kill(worker)
+        self.pump()
+
+    def _stuck(self) -> dict[int, float]:
+        return self.roster.stuck_at(self._stuck_after, self.scheduler.throughput.per_worker)

@@ -1,0 +1,33 @@
+"""One input on its way through the engine, from admission to its one end; knows no queue and no worker."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from whylight.engine.plan import Plan
+from whylight.engine.roster import Flight
+from whylight.engine.scheduler import Ticket
+from whylight.errors import WhylightError
+from whylight.v1 import explanation_pb2 as v1
+
+
+@dataclass(eq=False)
+class Item:
+    """An input, what is to be done to it, and the future that its caller awaits.
+
+    `arrived` is when its call came, in seconds; `flight` the batch that carries it, None while it waits.
+    """
+
+    ticket: Ticket
+    plan: Plan
+    input: v1.Input
+    seed: int
+    arrived: float
+    outcome: asyncio.Future[v1.InputResult | WhylightError]
+    flight: Flight | None = None
+
+    def end(self, outcome: v1.InputResult | WhylightError) -> None:
+        """Give the caller its outcome; nothing happens when it has one, or went away."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)

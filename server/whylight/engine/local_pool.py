@@ -1,0 +1,159 @@
+"""Workers as processes of this machine, started, watched and started again; knows no work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from whylight.engine.local_worker import LocalWorker
+from whylight.engine.pool import PoolListener, WorkerStartError
+from whylight.worker.config import WorkerConfig
+from whylight.worker.v1 import worker_pb2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before a worker is started again, in seconds: twice as long each time, up to `most`.
+
+    A worker that was up for `stable` seconds counts as sound: the next wait is the first again.
+    """
+
+    first: float = 0.5
+    most: float = 30.0
+    stable: float = 60.0
+
+    def delay(self, failures: int) -> float:
+        """Return the wait after so many failures in a row, at least one."""
+        return min(self.first * 2.0 ** min(failures - 1, 32), self.most)
+
+
+class LocalPool:
+    """One process for each config.
+
+    The first start of every worker has to succeed, for what keeps it from starting is a mistake in the configuration.
+    From then on a worker that ends is started again, for ever, with growing pauses.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[WorkerConfig],
+        *,
+        command: Sequence[str] = (sys.executable, "-m", "whylight.worker"),
+        start_timeout: float = 600.0,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._configs = tuple(configs)
+        self._command = tuple(command)
+        self._start_timeout = start_timeout
+        self._backoff = backoff or Backoff()
+        self._up: dict[int, LocalWorker] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._stopping = False
+
+    @property
+    def size(self) -> int:
+        """How many workers there are, up or down."""
+        return len(self._configs)
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids of the workers that are up, by their numbers."""
+        return {number: worker.pid for number, worker in self._up.items()}
+
+    async def start(self, listener: PoolListener) -> None:
+        """Start all workers and return when all are up.
+
+        Raises:
+            WorkerStartError: a worker could not start; none is left running.
+        """
+        first_starts: list[asyncio.Future[None]] = []
+        for number in range(self.size):
+            first_start: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            first_starts.append(first_start)
+            self._tasks[number] = asyncio.ensure_future(self._keep_up(number, listener, first_start))
+        try:
+            await asyncio.gather(*first_starts)
+        except BaseException:
+            await self.stop(0.0)
+            for first_start in first_starts:
+                if not first_start.cancel():
+                    first_start.exception()
+            raise
+
+    def send(self, worker: int, frame: worker_pb2.FrontEndFrame) -> None:
+        """Send a frame without waiting; to a worker that is not up it goes nowhere."""
+        if worker in self._up:
+            self._up[worker].send(frame)
+
+    def kill(self, worker: int) -> None:
+        """Kill a worker; it is started again."""
+        if worker in self._up:
+            self._up[worker].kill()
+
+    async def stop(self, grace: float) -> None:
+        """Let every worker finish what it has and exit, and kill those that need more than `grace` seconds."""
+        self._stopping = True
+        for worker in self._up.values():
+            worker.send(worker_pb2.FrontEndFrame(drain=worker_pb2.Drain()))
+        finishing = [task for number, task in self._tasks.items() if number in self._up]
+        if finishing and grace > 0:
+            await asyncio.wait(finishing, timeout=grace)
+        for number, task in self._tasks.items():
+            if number in self._up and not task.done():
+                _log.warning("worker %d is killed: it did not finish within %g seconds", number, grace)
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+    async def _keep_up(self, number: int, listener: PoolListener, first_start: asyncio.Future[None]) -> None:
+        now = asyncio.get_running_loop().time
+        name = f"worker {number}"
+        failures = 0
+        load_time = 0.0
+        while True:
+            begin = now()
+            try:
+                async with LocalWorker.running(name, self._command, self._configs[number]) as worker:
+                    ready = await worker.ready(self._start_timeout)
+                    up_since = now()
+                    load_time = up_since - begin
+                    await self._attend(number, worker, ready, listener, first_start)
+                    if self._stopping:
+                        await worker.wait()
+                        return
+                    failures = 1 if now() - up_since >= self._backoff.stable else failures + 1
+                    listener.worker_down(number, self._backoff.delay(failures) + load_time)
+                    worker.kill()
+                    _log.error(worker.explain_end(await worker.wait()))
+            except (WorkerStartError, OSError) as error:
+                if not first_start.done():
+                    first_start.set_exception(WorkerStartError(str(error)))
+                    return
+                _log.error("%s could not be started again: %s", name, error)
+                failures += 1
+                listener.worker_down(number, self._backoff.delay(failures) + load_time)
+            await asyncio.sleep(self._backoff.delay(failures))
+
+    async def _attend(
+        self,
+        number: int,
+        worker: LocalWorker,
+        ready: worker_pb2.Ready,
+        listener: PoolListener,
+        first_start: asyncio.Future[None],
+    ) -> None:
+        """Count a worker as up until it closes its end."""
+        self._up[number] = worker
+        try:
+            listener.worker_up(number, ready)
+            if not first_start.done():
+                first_start.set_result(None)
+            await worker.listen(partial(listener.worker_said, number))
+        finally:
+            del self._up[number]

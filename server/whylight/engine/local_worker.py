@@ -1,0 +1,174 @@
+"""One worker as a process of this machine: spawned, spoken to over a socket pair, ended; does not start it again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from whylight.engine import frames
+from whylight.engine.pool import WorkerStartError
+from whylight.worker.config import WorkerConfig
+from whylight.worker.v1 import worker_pb2
+
+_log = logging.getLogger("whylight.worker")
+
+_LINE_BYTES = 8192
+_LAST_LINES = 20
+_LOG_GRACE = 1.0
+
+
+class LocalWorker:
+    """A worker process from its spawning to its end.
+
+    It is spawned, never forked: no thread, socket or CUDA context of this process reaches it, but its end of a socket
+    pair, which has no name that others could open. It gets its config over stdin; what it prints goes to our log. It is
+    in a session of its own, so that a Ctrl-C in the terminal reaches only us and in-flight work can be finished.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._name = name
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._logging = asyncio.ensure_future(self._pass_log())
+
+    @classmethod
+    async def spawn(cls, name: str, command: Sequence[str], config: WorkerConfig) -> LocalWorker:
+        """Start the process and give it its config; it is not up yet.
+
+        Raises:
+            OSError: the process cannot be started.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    "--socket",
+                    str(theirs.fileno()),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
+        except BaseException:
+            ours.close()
+            raise
+        assert process.stdin is not None
+        process.stdin.write(config.to_json().encode())
+        process.stdin.close()
+        return cls(name, process, reader, writer)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, name: str, command: Sequence[str], config: WorkerConfig) -> AsyncIterator[LocalWorker]:
+        """Spawn a worker that has ended, by itself or killed, when the block ends.
+
+        Raises:
+            OSError: the process cannot be started.
+        """
+        worker = await cls.spawn(name, command, config)
+        try:
+            yield worker
+        finally:
+            worker.kill()
+            await worker.wait()
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    async def ready(self, timeout: float) -> worker_pb2.Ready:
+        """Wait until the worker has loaded its models.
+
+        Raises:
+            WorkerStartError: it says that it cannot, it ends, or it needs more than `timeout` seconds.
+        """
+        try:
+            frame = await asyncio.wait_for(frames.read(self._reader, worker_pb2.WorkerFrame), timeout)
+        except asyncio.TimeoutError:
+            raise WorkerStartError(f"{self._name} was not ready after {timeout:g} seconds") from None
+        except OSError as error:
+            raise WorkerStartError(f"{self._name} broke off its start: {error}") from None
+        if frame is None:
+            raise WorkerStartError(f"{self._name} ended before it was ready; the last that it printed: {self._last()}")
+        if frame.WhichOneof("body") == "failure":
+            raise WorkerStartError(f"{self._name} cannot start: {frame.failure.message}")
+        if frame.WhichOneof("body") != "ready":
+            raise WorkerStartError(f"{self._name} said {frame.WhichOneof('body')!r} before it was ready")
+        return frame.ready
+
+    async def listen(self, take: Callable[[worker_pb2.WorkerFrame], None]) -> None:
+        """Hand every frame to `take` until the worker closes its end, breaks off or is killed."""
+        try:
+            while (frame := await frames.read(self._reader, worker_pb2.WorkerFrame)) is not None:
+                try:
+                    take(frame)
+                except Exception:  # The fault is ours, not the worker's: the frames after it are still good.
+                    _log.exception("%s said something that could not be taken in", self._name)
+        except OSError as error:
+            _log.error("%s broke off: %s", self._name, error)
+
+    def send(self, frame: worker_pb2.FrontEndFrame) -> None:
+        """Send a frame without waiting; one to a worker that has ended is dropped."""
+        if not self._writer.is_closing():
+            frames.write(self._writer, frame)
+
+    def kill(self) -> None:
+        """End the process and whatever it started, at once. Its exit is for `wait` to collect."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Close the connection, wait for the exit and return its code; negative for a signal."""
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+        code = await self._process.wait()
+        # What the worker itself started may have survived it and hold its end of the pipe: do not wait for that.
+        await asyncio.wait([self._logging], timeout=_LOG_GRACE)
+        self._logging.cancel()
+        return code
+
+    def explain_end(self, code: int) -> str:
+        """Say how the process ended, for the log."""
+        how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return f"{self._name} (pid {self.pid}) {how}; the last that it printed: {self._last()}"
+
+    async def _pass_log(self) -> None:
+        """Pass on what the process prints, line by line, cutting lines that have no end."""
+        assert self._process.stdout is not None
+        rest = b""
+        while chunk := await self._process.stdout.read(_LINE_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > _LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            for line in lines:
+                self._log_line(line)
+        if rest:
+            self._log_line(rest)
+
+    def _log_line(self, line: bytes) -> None:
+        text = line.decode(errors="replace").rstrip()
+        self._last_lines.append(text)
+        _log.info("%s: %s", self._name, text)
+
+    def _last(self) -> str:
+        return "\n".join(["", *self._last_lines]) if self._last_lines else "nothing"

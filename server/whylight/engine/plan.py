@@ -1,0 +1,130 @@
+"""Work with its inputs left out: its key, its cost, and what the workers say of it; runs no plan."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NewType, TypeAlias
+
+from whylight.errors import WhylightError
+from whylight.wire.errors import error_from_proto
+from whylight.worker.v1 import worker_pb2
+
+PlanKey = NewType("PlanKey", bytes)
+"""A PlanSpec in canonical bytes: equal keys may share a batch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Valid work, and what an input of it costs, in model evaluations."""
+
+    key: PlanKey
+    spec: worker_pb2.PlanSpec
+    cost: float
+    cost_per_target: float
+    stochastic: bool
+
+    def item_cost(self, targets: int) -> float:
+        """Return what one input with so many targets costs."""
+        return self.cost + max(targets - 1, 0) * self.cost_per_target
+
+
+def canonical(spec: worker_pb2.PlanSpec) -> worker_pb2.PlanSpec:
+    """Return a copy of `spec` without what must not tell two plans apart: the seed, and options that say nothing."""
+    copy = worker_pb2.PlanSpec()
+    copy.CopyFrom(spec)
+    copy.method.ClearField("seed")
+    if not copy.method.options.fields:
+        copy.method.ClearField("options")
+    return copy
+
+
+def plan_key(spec: worker_pb2.PlanSpec) -> PlanKey:
+    """Return the key of a canonical spec. Equal options give equal keys, in whatever order they were set."""
+    return PlanKey(spec.SerializeToString(deterministic=True))
+
+
+class Planner:
+    """Asks workers about plans, and remembers those that are valid, the most recently used ones.
+
+    Refusals are not remembered: they are cheap to make again, and a crowd of wrong requests must not push out right
+    ones. Callers that ask for the same plan at the same time share one question, and one of them going away does not
+    take it from the others.
+    """
+
+    def __init__(self, send: Callable[[worker_pb2.PlanRequest], int], capacity: int = 1024) -> None:
+        """Ask through `send`, which gives the question to a worker and returns its number."""
+        self._send = send
+        self._capacity = capacity
+        self._plans: OrderedDict[PlanKey, Plan] = OrderedDict()
+        self._questions: dict[int, _Question] = {}
+        self._open: dict[PlanKey, _Question] = {}
+        self._request_ids = itertools.count(1)
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    async def plan(self, spec: worker_pb2.PlanSpec) -> Plan:
+        """Return the plan of `spec`.
+
+        Raises:
+            WhylightError: the worker's reason why the work is not valid, or that there is no worker to ask.
+        """
+        spec = canonical(spec)
+        key = plan_key(spec)
+        if key in self._plans:
+            self._plans.move_to_end(key)
+            return self._plans[key]
+        question = self._open.get(key) or self._ask(key, spec)
+        answer = await asyncio.shield(question.answer)
+        if not isinstance(answer, worker_pb2.PlanReply):
+            raise answer()
+        if answer.HasField("error"):
+            raise error_from_proto(answer.error)
+        return self._remember(Plan(key, spec, answer.cost, answer.cost_per_target, answer.stochastic))
+
+    def answered(self, reply: worker_pb2.PlanReply) -> None:
+        """Take in what a worker says to a question."""
+        self._close(reply.request_id, reply)
+
+    def worker_lost(self, worker: int, error: Callable[[], WhylightError]) -> None:
+        """Fail the questions that a worker was to answer."""
+        for id in [id for id, question in self._questions.items() if question.worker == worker]:
+            self._close(id, error)
+
+    def forget(self) -> None:
+        """Forget all plans: a new worker may see them in another way."""
+        self._plans.clear()
+
+    def _ask(self, key: PlanKey, spec: worker_pb2.PlanSpec) -> _Question:
+        id = next(self._request_ids)
+        worker = self._send(worker_pb2.PlanRequest(request_id=id, spec=spec))
+        question = _Question(key, worker, asyncio.get_running_loop().create_future())
+        self._questions[id] = self._open[key] = question
+        return question
+
+    def _close(self, id: int, answer: _Answer) -> None:
+        question = self._questions.pop(id, None)
+        if question is not None:
+            del self._open[question.key]
+            question.answer.set_result(answer)
+
+    def _remember(self, plan: Plan) -> Plan:
+        self._plans[plan.key] = plan
+        while len(self._plans) > self._capacity:
+            self._plans.popitem(last=False)
+        return plan
+
+
+_Answer: TypeAlias = worker_pb2.PlanReply | Callable[[], WhylightError]
+"""What the worker says, or what each asker is to raise: one exception must not be raised by two."""
+
+
+@dataclass(eq=False)
+class _Question:
+    key: PlanKey
+    worker: int
+    answer: asyncio.Future[_Answer]

@@ -1,0 +1,117 @@
+"""Who holds what: the workers, the batches at each, and who gets the next one; pure, knows no frames and no clock."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from whylight.engine.scheduler import FormedBatch
+
+OUTSTANDING = 2
+"""Batches that a worker holds at most: the one it computes and the one it decodes meanwhile."""
+
+_LEAD = 0.5
+"""How much of a batch has to be done, by the measured pace, before a next one that is not full is sent after it. Sent
+at once, it would be a batch of the one or two items that came first, and all others would wait behind it."""
+
+
+@dataclass
+class Flight:
+    """A batch at a worker. Times in seconds; it starts when those before it at the worker are done."""
+
+    id: int
+    worker: int
+    formed: FormedBatch
+    sent: float
+    model: str = ""
+    method: str = ""
+    queue_times: tuple[float, ...] = ()
+    started: float | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for a batch at a worker. Before the time `due`, only a full batch should fill it."""
+
+    worker: int
+    due: float
+
+
+@dataclass
+class _Worker:
+    heard: float
+    flights: OrderedDict[int, Flight] = field(default_factory=OrderedDict)
+
+
+class Roster:
+    """The workers that are up, and their batches in the order in which they work them off."""
+
+    def __init__(self) -> None:
+        self._up: dict[int, _Worker] = {}
+
+    def __len__(self) -> int:
+        return len(self._up)
+
+    def __contains__(self, worker: int) -> bool:
+        return worker in self._up
+
+    def add(self, worker: int, now: float) -> None:
+        """Count a worker in, with nothing to do."""
+        self._up[worker] = _Worker(now)
+
+    def remove(self, worker: int) -> list[Flight]:
+        """Count a worker out and return what it held; nothing for one that was not in."""
+        gone = self._up.pop(worker, None)
+        return list(gone.flights.values()) if gone else []
+
+    def least_loaded(self) -> int | None:
+        """Return the worker with the fewest batches, among those with the least cost; None when there is none."""
+        return min(self._up, key=self._load, default=None)
+
+    def slot(self, pace: float | None) -> Slot | None:
+        """Return where the next batch goes, None when all have enough; `pace` is a worker's cost per second."""
+        worker = self.least_loaded()
+        if worker is None or len(self._up[worker].flights) >= OUTSTANDING:
+            return None
+        running = next(iter(self._up[worker].flights.values()), None)
+        if running is None or running.started is None or pace is None:
+            return Slot(worker, due=float("-inf"))
+        return Slot(worker, due=running.started + _LEAD * running.formed.cost / pace)
+
+    def send(self, flight: Flight) -> None:
+        """Put a batch behind those that its worker has."""
+        worker = self._up[flight.worker]
+        if not worker.flights:
+            flight.started = flight.sent
+        worker.flights[flight.id] = flight
+
+    def finish(self, worker: int, batch: int, now: float) -> Flight | None:
+        """Take out a batch that is done, so that the next one starts; None for one that the worker does not have."""
+        flights = self._up[worker].flights
+        flight = flights.pop(batch, None)
+        following = next(iter(flights.values()), None)
+        if following and following.started is None:
+            following.started = now
+        return flight
+
+    def hear(self, worker: int, now: float) -> None:
+        """Note that a worker gave a sign of life."""
+        self._up[worker].heard = now
+
+    def stuck_at(self, patience: float, pace: float | None) -> dict[int, float]:
+        """Return when each worker with work is to be given up, if it says nothing until then.
+
+        That is `patience` seconds after its last sign of life or the start of its batch, and four times as long as the
+        batch should take at the measured pace more.
+        """
+        times = {}
+        for number, worker in self._up.items():
+            running = next(iter(worker.flights.values()), None)
+            if running is not None:
+                expected = running.formed.cost / pace if pace else 0.0
+                times[number] = max(worker.heard, running.started or worker.heard) + patience + 4 * expected
+        return times
+
+    def _load(self, worker: int) -> tuple[int, float, int]:
+        flights = self._up[worker].flights
+        return len(flights), sum(flight.formed.cost for flight in flights.values()), worker

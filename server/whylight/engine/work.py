@@ -1,0 +1,37 @@
+"""What the engine is asked to do, as its callers say it; knows neither how it is done nor how the question came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from whylight.v1 import explanation_pb2 as v1
+from whylight.worker.v1 import worker_pb2
+
+
+@dataclass(frozen=True)
+class Work:
+    """One method, applied to the inputs of one call.
+
+    `spec` is what all inputs have in common: model (never empty), method (its seed is not looked at), outputs (never
+    none), top predictions. Each of `inputs` holds its own targets, none meaning the top prediction. `seed` is the one
+    seed of all inputs, so that an input gets the same numbers alone and beside others; without one, the engine draws
+    one for each input when the method is stochastic. `deadline` is absolute, on the clock of the running loop
+    (``loop.time()``).
+    """
+
+    spec: worker_pb2.PlanSpec
+    inputs: Sequence[v1.Input]
+    seed: int | None = None
+    deadline: float | None = None
+
+
+def signature(item: v1.Input) -> str:
+    """Return what must be equal for two inputs to share a batch, besides the plan.
+
+    Encoded pictures and uint8 arrays go through the model's transform and come out in one shape; arrays of floats are
+    the model's input as they are.
+    """
+    if item.WhichOneof("data") == "tensor" and item.tensor.dtype != v1.DATA_TYPE_UINT8:
+        return f"{item.tensor.dtype}:{'x'.join(map(str, item.tensor.shape))}"
+    return "image"

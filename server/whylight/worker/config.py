@@ -1,0 +1,50 @@
+"""What a worker is told at its start, as data that travels as JSON; imports neither torch nor a plugin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from whylight.limits import Limits
+
+
+class PluginChoice(BaseModel):
+    """Which plugins may be imported, by the names of their entry points."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    only: tuple[str, ...] | None = Field(
+        None, description="Import these and no others. None means all that are installed."
+    )
+    block: tuple[str, ...] = Field((), description="Do not import these.")
+    strict: bool = Field(False, description="Whether a plugin that cannot be used keeps the worker from starting.")
+
+
+class WorkerConfig(BaseModel):
+    """One worker: its device, its threads, its models and its plugins."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str = Field("cpu", description="Device that the worker owns, such as 'cpu' or 'cuda:0'.")
+    threads: int | None = Field(None, ge=1, description="Threads for arithmetic on the CPU. None means one per core.")
+    decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode the inputs of the next batch.")
+    models: tuple[dict[str, Any], ...] = Field(
+        (), description="The models to serve, each as the fields of a ModelConfig; the first is the default model."
+    )
+    plugins: PluginChoice = PluginChoice()
+    limits: Limits = Limits()
+    log_level: str = Field("INFO", description="Least level of the log lines that the worker writes.")
+
+    def to_json(self) -> str:
+        """Return the text that `from_json` reads."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkerConfig:
+        """Read a config.
+
+        Raises:
+            ValueError: the text is no JSON of a config.
+        """
+        return cls.model_validate_json(text)
