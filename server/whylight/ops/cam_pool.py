@@ -108,7 +108,7 @@ def cam_pool_reference(
         )
     else:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
-    return (weights * a).sum(1).reshape(-1, *space)
+    return (weights * a).sum(1).reshape(gradients.shape[0], *space)
 
 
 def _check(activations: Tensor, gradients: Tensor, rows: Sequence[int] | None) -> None:

@@ -78,11 +78,15 @@ def scaled(maps: Tensor, size: tuple[int, int], scale: Scale, dtype: torch.dtype
     low, high = maps.amin((1, 2)), maps.amax((1, 2))
     if scale.normalise in ("before", "both"):
         maps = _normalised(maps, scale)
+    flat = (maps == maps[:, :1, :1]).all((1, 2), keepdim=True)
+    level = maps[:, :1, :1]
     if scale.interpolation == "nearest":
         maps = F.interpolate(maps[:, None], size, mode="nearest")[:, 0]
     else:
         corners = scale.interpolation == "bilinear-corners"
         maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=corners)[:, 0]
+    # F.interpolate's weights do not quite add up to 1: a constant map would get noise, which normalising would blow up.
+    maps = torch.where(flat, level, maps)
     if scale.normalise in ("after", "both"):
         maps = _normalised(maps, scale)
     return maps, low, high
