@@ -1,41 +1,72 @@
-"""Networks that the parity tests share: real architectures with random weights, made once."""
+"""Networks that the parity tests share: real architectures with random weights, made once, each with a copy to hook."""
 
 from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import nn
 
+from whylight.models import Model, wrap_module
 
-def _random(factory, seed: int) -> nn.Module:
+SIZE = (96, 128)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A network as our model, and as the copy that an oracle may hook.
+
+    The copy has its ReLUs out of place: an in-place ReLU behind a hooked layer would change the activations that
+    pytorch-grad-cam keeps (its issues #147, #148). One parameter of it wants gradients, without which
+    pytorch-grad-cam refuses (its issue #254).
+    """
+
+    model: Model
+    oracle: nn.Module
+
+
+def _compared(factory) -> Compared:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         network = factory(weights=None)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):  # as if trained: an untouched one is the identity
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
-    return network.eval()
+    network.eval()
+    return Compared(wrap_module(network, input_size=SIZE), for_oracle(network))
+
+
+def for_oracle(network: nn.Module) -> nn.Module:
+    """Return a copy that an oracle may hook; see `Compared`."""
+    copied = copy.deepcopy(network).eval().requires_grad_(False)
+    for module in copied.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    next(copied.parameters()).requires_grad_(True)
+    return copied
 
 
 @pytest.fixture(scope="session")
-def resnet18() -> nn.Module:
+def resnet18() -> Compared:
     """ResNet-18 with random weights."""
     from torchvision.models import resnet18
 
-    return _random(resnet18, 0)
+    return _compared(resnet18)
 
 
 @pytest.fixture(scope="session")
-def vgg16() -> nn.Module:
+def vgg16() -> Compared:
     """VGG-16 with random weights; its ReLUs work in place."""
     from torchvision.models import vgg16
 
-    return _random(vgg16, 0)
+    return _compared(vgg16)
 
 
 @pytest.fixture(scope="session")
 def images() -> torch.Tensor:
     """Three normalised inputs, 96 high and 128 wide: a wrong order of height and width cannot pass."""
     noise = torch.randn(3, 3, 12, 16, generator=torch.Generator().manual_seed(2))
-    return nn.functional.interpolate(noise, (96, 128), mode="bicubic")
+    return nn.functional.interpolate(noise, SIZE, mode="bicubic")
