@@ -44,6 +44,7 @@ class FakeServer(
         self.received = threading.Semaphore(0)
         self.cancelled = threading.Event()
         self.reverse = False  # a stream is answered when it ends, last request first
+        self.rename = ""  # id of all answers of streams
         self.count = 5  # of methods
         self.health = health.HealthServicer()
         self.health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -90,7 +91,8 @@ class FakeServer(
             self.hold.wait()
             self._maybe_fail(context)
             try:
-                yield explanation_pb2.StreamExplainResponse(id=item.id, response=self.answer(item.request))
+                response = self.answer(item.request)
+                yield explanation_pb2.StreamExplainResponse(id=self.rename or item.id, response=response)
             except WhylightError as error:
                 yield explanation_pb2.StreamExplainResponse(id=item.id, error=wire.error_to_proto(error))
 

@@ -17,6 +17,7 @@ from whylight.client.async_stream import Requests, stream_answers
 from whylight.client.base import BaseClient
 from whylight.client.catalog import MethodInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import Connection
+from whylight.client.conversation import Conversation
 from whylight.client.failures import error_from_call
 from whylight.client.pictures import Image
 from whylight.client.requests import (
@@ -102,7 +103,7 @@ class AsyncClient(BaseClient):
     ) -> Any:
         """Explain one image, or a list of images, in one call: as `whylight.Client.explain`."""
         request = Request(images, method, model, target, options, outputs, seed, top_predictions)
-        message = await asyncio.to_thread(build_request, request)  # reads files
+        message = await asyncio.to_thread(build_request, request, self._max_bytes)  # reads files
         answer = read_response(request, await self._send("Explain", message, deadline))
         if request.single or raise_errors:
             raise_first(answer)
@@ -138,7 +139,13 @@ class AsyncClient(BaseClient):
         `requests` may be an asynchronous iterable. To leave the loop early, put it inside ``contextlib.aclosing(...)``,
         so that what is still open is taken back at once.
         """
-        return stream_answers(self._rpcs["StreamExplain"], requests, self._stream_settings(deadline), max_in_flight)
+        return stream_answers(
+            self._rpcs["StreamExplain"],
+            requests,
+            self._stream_settings(deadline),
+            Conversation(self._max_bytes),
+            max_in_flight,
+        )
 
     async def methods(self, *, deadline: float | None = None) -> list[MethodInfo]:
         """Return the methods, in the order of their names, without the schemas of their options."""

@@ -26,10 +26,14 @@ class _End:
 
 
 async def stream_answers(
-    rpc: Callable[..., Any], requests: Requests, settings: dict[str, Any], max_in_flight: int
+    rpc: Callable[..., Any],
+    requests: Requests,
+    settings: dict[str, Any],
+    conversation: Conversation,
+    max_in_flight: int,
 ) -> AsyncGenerator[tuple[str, Answer], None]:
     """Send `requests` by `rpc` and yield ids and answers. See `whylight.AsyncClient.stream`."""
-    stream = _Stream(requests, max_in_flight)
+    stream = _Stream(requests, conversation, max_in_flight)
     call = rpc(stream.messages(), **settings)
     reader = asyncio.ensure_future(stream.read(call))
     try:
@@ -47,12 +51,12 @@ async def stream_answers(
 
 
 class _Stream:
-    def __init__(self, requests: Requests, max_in_flight: int) -> None:
+    def __init__(self, requests: Requests, conversation: Conversation, max_in_flight: int) -> None:
         self.outcomes: asyncio.Queue[tuple[str, Answer] | _End] = asyncio.Queue()
         self.slots = asyncio.Semaphore(max_in_flight)
         self.broken: Exception | None = None
         self._requests = requests
-        self._conversation = Conversation()
+        self._conversation = conversation
 
     async def messages(self) -> AsyncIterator[pb.StreamExplainRequest]:
         """Yield the messages to send, in gRPC's task. An exception here would end the call without a word."""

@@ -41,6 +41,7 @@ class BaseClient:
     ) -> None:
         self._connection = Connection(address, credentials, token, metadata, tuple((options or {}).items()))
         self._deadline = deadline
+        self._max_bytes = int(dict(self._connection.channel_options())["grpc.max_send_message_length"])
         self._channel = self._open_channel(self._connection)
         self._rpcs = open_rpcs(self._channel)
 

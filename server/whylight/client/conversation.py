@@ -10,11 +10,15 @@ from whylight.client.requests import Answer, Request, build_request, read_respon
 from whylight.errors import InternalError, InvalidInput, WhylightError
 from whylight.v1 import explanation_pb2 as pb
 
+_WRAPPING = 16
+"""Bytes that the tags and lengths around an id and a request take at most."""
+
 
 class Conversation:
     """Which requests of a stream are open. One thread begins them, another may end them."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int | None = None) -> None:
+        self._max_bytes = max_bytes
         self._open: dict[str, Request] = {}
         self._numbers = itertools.count()
 
@@ -27,8 +31,9 @@ class Conversation:
         name = request.id or str(next(self._numbers))
         if name in self._open:
             raise InvalidInput(f"the id {name!r} is that of a request that is still open", field="id")
+        max_bytes = None if self._max_bytes is None else self._max_bytes - len(name.encode()) - _WRAPPING
         try:
-            message = pb.StreamExplainRequest(id=name, request=build_request(request))
+            message = pb.StreamExplainRequest(id=name, request=build_request(request, max_bytes))
         except WhylightError as error:
             return name, error
         self._open[name] = _without_data(request)

@@ -67,14 +67,15 @@ class Request:
         return not isinstance(self.images, list | tuple)
 
 
-def build_request(request: Request) -> pb.ExplainRequest:
+def build_request(request: Request, max_bytes: int | None = None) -> pb.ExplainRequest:
     """Return a request as a message. Reads the files that it names.
 
     Raises:
-        InvalidInput: with the path of the field that cannot be sent.
+        InvalidInput: with the path of the field that cannot be sent; or the message has more than `max_bytes`, which
+            gRPC would find out as well, but as a RESOURCE_EXHAUSTED that looks as if a retry helped.
     """
     images: Any = [request.images] if request.single else request.images
-    return pb.ExplainRequest(
+    message = pb.ExplainRequest(
         model=request.model,
         methods=_methods(request),
         inputs=[_input(image, f"inputs[{index}]") for index, image in enumerate(images)],
@@ -84,6 +85,14 @@ def build_request(request: Request) -> pb.ExplainRequest:
             request.top_predictions, 32, signed=False, reason="REQUEST_INVALID", field="top_predictions"
         ),
     )
+    if max_bytes is not None and (size := message.ByteSize()) > max_bytes:
+        raise InvalidInput(
+            f"the request has {size} bytes, more than the {max_bytes} that a message may have: send smaller pictures, "
+            "files in place of pixels, or fewer at once",
+            reason="REQUEST_TOO_LARGE",
+            field="inputs",
+        )
+    return message
 
 
 def read_response(request: Request, response: pb.ExplainResponse) -> Answer:

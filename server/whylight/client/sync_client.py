@@ -13,6 +13,7 @@ from whylight.client import queries
 from whylight.client.base import BaseClient
 from whylight.client.catalog import MethodInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import Connection
+from whylight.client.conversation import Conversation
 from whylight.client.failures import error_from_call
 from whylight.client.pictures import Image
 from whylight.client.requests import (
@@ -119,7 +120,7 @@ class Client(BaseClient):
             WhylightError: the call as a whole failed, or the one image could not be explained.
         """
         request = Request(images, method, model, target, options, outputs, seed, top_predictions)
-        answer = read_response(request, self._send("Explain", build_request(request), deadline))
+        answer = read_response(request, self._send("Explain", build_request(request, self._max_bytes), deadline))
         if request.single or raise_errors:
             raise_first(answer)
         return answer
@@ -170,7 +171,13 @@ class Client(BaseClient):
             WhylightError: the call itself broke off; requests whose ids were not yielded have no answer.
             Exception: whatever reading `requests` raised, after the answers to those before.
         """
-        return stream_answers(self._rpcs["StreamExplain"], requests, self._stream_settings(deadline), max_in_flight)
+        return stream_answers(
+            self._rpcs["StreamExplain"],
+            requests,
+            self._stream_settings(deadline),
+            Conversation(self._max_bytes),
+            max_in_flight,
+        )
 
     def methods(self, *, deadline: float | None = None) -> list[MethodInfo]:
         """Return the methods, in the order of their names, without the schemas of their options."""

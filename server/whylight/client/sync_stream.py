@@ -25,14 +25,18 @@ class _End:
 
 
 def stream_answers(
-    rpc: Callable[..., Any], requests: Iterable[Request], settings: dict[str, Any], max_in_flight: int
+    rpc: Callable[..., Any],
+    requests: Iterable[Request],
+    settings: dict[str, Any],
+    conversation: Conversation,
+    max_in_flight: int,
 ) -> Generator[tuple[str, Answer], None, None]:
     """Send `requests` by `rpc` and yield ids and answers. See `whylight.Client.stream`.
 
     The call begins with the first answer that is asked for. A slot is taken before a request is read and given back
     when its answer is asked past, so that neither a slow server nor a slow caller makes memory grow.
     """
-    stream = _Stream(requests, max_in_flight)
+    stream = _Stream(requests, conversation, max_in_flight)
     call = rpc(stream.messages(), **settings)
     reader = threading.Thread(target=stream.read, args=(call,), name="whylight-stream", daemon=True)
     reader.start()
@@ -52,13 +56,13 @@ def stream_answers(
 
 
 class _Stream:
-    def __init__(self, requests: Iterable[Request], max_in_flight: int) -> None:
+    def __init__(self, requests: Iterable[Request], conversation: Conversation, max_in_flight: int) -> None:
         self.outcomes: queue.SimpleQueue[tuple[str, Answer] | _End] = queue.SimpleQueue()
         self.slots = threading.Semaphore(max_in_flight)
         self.closed = False
         self.broken: Exception | None = None
         self._requests = requests
-        self._conversation = Conversation()
+        self._conversation = conversation
 
     def messages(self) -> Iterator[pb.StreamExplainRequest]:
         """Yield the messages to send, in gRPC's thread. An exception here would end the call without a word."""
