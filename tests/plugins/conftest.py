@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["third_party"]  # a project of its own, whose tests test_third_party.py runs as its author would
+
 Install = Callable[..., Path]
 
 

@@ -1,0 +1,14 @@
+"""The plugin's own tests: the suite that whylight gives to plugin authors, with two sets of options."""
+
+from whylight_thirdparty import Energy
+
+from whylight.testing import MethodTests
+
+
+class TestEnergy(MethodTests):
+    method = Energy
+
+
+class TestEnergyOfAnEarlyLayer(MethodTests):
+    method = Energy
+    options = {"layer": "features.0", "order": 3}
