@@ -106,7 +106,7 @@ class _Prepared:
         tensors = [*module.named_parameters(), *module.named_buffers()]
         state = (
             str(device),
-            *((name, id(layer)) for name, layer in module.named_modules()),
+            *((name, type(layer), id(layer)) for name, layer in module.named_modules()),
             *((name, tensor.data_ptr(), tensor.dtype, tensor.device, tensor.shape) for name, tensor in tensors),
         )
         with self._lock:
