@@ -186,7 +186,7 @@ class Engine:
                 _log.error("worker %d said %r, which has no meaning now", worker, other)
 
     def worker_down(self, worker: int, retry_after: float) -> None:
-        """Fail what a worker held (the pool calls it). What waits goes on waiting, unless nobody could be brought back."""
+        """Fail what a worker held; what waits goes on waiting, unless nobody could be brought back."""
         was_up = worker in self._dispatcher.roster
         self._retry_after = retry_after
         self._dispatcher.remove_worker(worker, self._lost)

@@ -17,7 +17,7 @@ from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
 
 @dataclass(frozen=True)
 class Ticket:
-    """An item as the scheduler sees it: `cost` in model evaluations, `size` in bytes, absolute `deadline` in seconds."""
+    """An item as the scheduler sees it: cost in model evaluations, size in bytes, absolute deadline in seconds."""
 
     id: int
     queue: Hashable

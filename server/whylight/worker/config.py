@@ -26,8 +26,8 @@ class WorkerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    device: str = Field("cpu", description="Device that the worker owns, such as 'cpu' or 'cuda:0'.")
-    threads: int | None = Field(None, ge=1, description="Threads for arithmetic on the CPU. None means one per core.")
+    device: str = Field("cpu", description="Device that the worker owns: 'cpu', 'cuda:0', or 'auto'.")
+    threads: int | None = Field(None, ge=1, description="Threads that compute on the CPU. None leaves it to torch.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode the inputs of the next batch.")
     models: tuple[dict[str, Any], ...] = Field(
         (), description="The models to serve, each as the fields of a ModelConfig; the first is the default model."

@@ -1,0 +1,129 @@
+"""What a worker offers, as messages: methods, models, plugins, versions; knows nothing of how they are asked for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+
+from whylight.errors import WhylightError
+from whylight.method import Attribution
+from whylight.ops import native_status
+from whylight.v1 import catalog_pb2 as v1
+from whylight.v1.explanation_pb2 import Size
+from whylight.wire import dict_to_struct
+from whylight.worker.v1 import worker_pb2
+
+if TYPE_CHECKING:
+    from whylight.models import Model
+    from whylight.plugins import OfferedMethod, PluginInfo
+
+_log = logging.getLogger(__name__)
+
+_LIBRARIES = ("whylight", "torch", "torchvision", "timm", "numpy", "pillow")
+"""Distributions whose versions matter to the numbers."""
+
+_STATES = {
+    "active": v1.PLUGIN_STATE_ACTIVE,
+    "blocked": v1.PLUGIN_STATE_BLOCKED,
+    "failed": v1.PLUGIN_STATE_FAILED,
+}
+
+
+def ready_to_proto(
+    models: Mapping[str, Model],
+    methods: Mapping[str, OfferedMethod],
+    plugins: Iterable[PluginInfo],
+    *,
+    default_model: str,
+    device: torch.device,
+) -> worker_pb2.Ready:
+    """Return everything that a worker offers, each list in the order of its names."""
+    return worker_pb2.Ready(
+        methods=[method_to_proto(methods[name]) for name in sorted(methods)],
+        models=[model_to_proto(models[name], default=name == default_model) for name in sorted(models)],
+        plugins=[plugin_to_proto(info) for info in sorted(plugins, key=lambda info: info.name)],
+        library_versions=library_versions(),
+        native_operators=native_status().description,
+        device=str(device),
+    )
+
+
+def method_to_proto(offered: OfferedMethod) -> v1.Method:
+    """Return a method as a message, with the JSON schema of its options."""
+    method = offered.method
+    message = v1.Method(
+        name=method.name,
+        summary=method.summary(),
+        version=method.version,
+        kind=v1.METHOD_KIND_ATTRIBUTION if isinstance(method, Attribution) else v1.METHOD_KIND_UNSPECIFIED,
+        needs=sorted(need.value for need in method.needs),
+        reference=method.reference,
+        plugin=offered.plugin,
+    )
+    try:
+        message.options_schema.CopyFrom(dict_to_struct(method.Options.model_json_schema(), "options_schema"))
+    except WhylightError as error:  # such as a bound above 2**53: the method works, its schema just cannot travel
+        _log.warning("the schema of the options of %r is left out of the catalog: %s", method.name, error)
+    return message
+
+
+def model_to_proto(model: Model, *, default: bool) -> v1.Model:
+    """Return a model as a message, with its layers and labels."""
+    height, width = model.input_size
+    return v1.Model(
+        name=model.name,
+        source=model.source,
+        digest=model.digest,
+        default=default,
+        input_channels=model.input_channels,
+        input_size=Size(width=width, height=height),
+        class_count=model.class_count,
+        labels=model.labels,
+        layers=[
+            v1.Layer(
+                name=layer.name,
+                type=layer.type,
+                output_shape=layer.output_shape,
+                parameter_count=layer.parameter_count,
+            )
+            for layer in model.layers
+        ],
+        last_spatial_layer=model.last_spatial or "",
+        capabilities=sorted(need.value for need in model.capabilities),
+        precision=model.precision,
+        device=str(model.device),
+        batch_invariant=model.batch_invariant,
+        parameter_count=model.parameter_count,
+    )
+
+
+def plugin_to_proto(info: PluginInfo) -> v1.Plugin:
+    """Return what became of a plugin as a message."""
+    return v1.Plugin(
+        name=info.name,
+        distribution=info.distribution,
+        version=info.version,
+        state=_STATES[info.state],
+        error=info.error,
+        methods=info.methods,
+        model_sources=info.model_sources,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what computes the numbers: libraries, Python, CUDA."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        versions["cuda"] = torch.version.cuda or ""
+        versions["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+    return versions

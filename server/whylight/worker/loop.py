@@ -1,0 +1,207 @@
+"""The threads of a worker: one reads, some decode, one computes, one writes; knows neither torch nor any method."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from whylight.engine import frames
+from whylight.errors import InternalError, MethodFailed, WhylightError
+from whylight.explanation import Explained
+from whylight.subject.cancel import CancelToken
+from whylight.wire import seconds_to_duration
+from whylight.worker.result import result_frame, typed_error
+from whylight.worker.v1 import worker_pb2
+
+_log = logging.getLogger(__name__)
+
+
+class Service(Protocol):
+    """What the loop calls. `explain` is called from one thread only, the one that runs `Loop.run`."""
+
+    def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
+        """Say whether some work is valid. Raises nothing."""
+
+    def plan(self, spec: worker_pb2.PlanSpec) -> Any:
+        """Return what `decode` and `explain` want to know of the work."""
+
+    def decode(self, plan: Any, item: worker_pb2.Item) -> Any:
+        """Return an item ready for `explain`, or raise."""
+
+    def explain(
+        self, plan: Any, items: Sequence[Any], cancels: Sequence[CancelToken]
+    ) -> Sequence[Explained | WhylightError]:
+        """Return an outcome for each item, in their order."""
+
+    def sound(self) -> bool:
+        """Whether the device can go on."""
+
+
+class DeviceLost(RuntimeError):
+    """The device does not work any more; only a new process can use it again."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    batch: worker_pb2.Batch
+    received: float
+    plan: Future[Any]
+    inputs: tuple[Future[Any], ...]
+    cancels: tuple[CancelToken, ...]
+
+
+@dataclass(frozen=True)
+class _Result:
+    id: int
+    outcome: Explained | WhylightError
+    queue_time: float
+
+
+class Loop:
+    """Works off what the front end says until it drains or is gone.
+
+    While one batch computes, the items of the next are decoded; results are turned into bytes and written by a thread
+    of their own, so that the device never waits for the socket. Whatever goes wrong with an item is that item's result.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        service: Service,
+        *,
+        decode_threads: int = 2,
+        orphaned: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Speak over `connection`. `orphaned` is called, from a daemon thread, when the front end is gone."""
+        self._connection = connection
+        self._service = service
+        self._orphaned = orphaned
+        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="whylight-decode")
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[_Result | worker_pb2.WorkerFrame | None] = queue.SimpleQueue()
+        self._cancels: dict[int, CancelToken] = {}
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Read, decode, compute and write until everything asked for is done; compute in the calling thread.
+
+        Raises:
+            DeviceLost: the device is of no more use; what was done is written.
+        """
+        threading.Thread(target=self._read, name="whylight-read", daemon=True).start()
+        writer = threading.Thread(target=self._write, name="whylight-write", daemon=True)
+        writer.start()
+        try:
+            while (job := self._jobs.get()) is not None:
+                self._work_off(job)
+        finally:
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._outbox.put(None)
+            writer.join()
+
+    # The thread that reads.
+
+    def _read(self) -> None:
+        try:
+            while (frame := frames.receive(self._connection, worker_pb2.FrontEndFrame)) is not None:
+                match frame.WhichOneof("body"):
+                    case "plan":
+                        self._decoders.submit(self._answer, frame.plan)
+                    case "batch":
+                        self._jobs.put(self._take(frame.batch))
+                    case "cancel":
+                        self._cancel(frame.cancel.item_ids)
+                    case "drain":
+                        self._jobs.put(None)
+        except (OSError, RuntimeError) as error:  # RuntimeError: the decoders take no more, for the loop has ended
+            _log.error("the front end broke off: %s", error)
+        self._cancel(list(self._cancels))
+        self._jobs.put(None)
+        self._orphaned()
+
+    def _take(self, batch: worker_pb2.Batch) -> _Job:
+        """Begin to decode a batch. Threads serve in order, so that none waits for a plan that no thread is left for."""
+        cancels = tuple(CancelToken() for _ in batch.items)
+        with self._lock:
+            self._cancels.update((item.item_id, cancel) for item, cancel in zip(batch.items, cancels, strict=True))
+        plan = self._decoders.submit(self._service.plan, batch.spec)
+        inputs = tuple(
+            self._decoders.submit(self._decode, plan, item, cancel)
+            for item, cancel in zip(batch.items, cancels, strict=True)
+        )
+        return _Job(batch, time.perf_counter(), plan, inputs, cancels)
+
+    def _cancel(self, ids: Sequence[int]) -> None:
+        with self._lock:
+            tokens = [self._cancels[id] for id in ids if id in self._cancels]
+        for token in tokens:
+            token.cancel()
+
+    # The threads that decode.
+
+    def _answer(self, question: worker_pb2.PlanRequest) -> None:
+        reply = self._service.answer(question)
+        self._outbox.put(worker_pb2.WorkerFrame(plan=reply))
+
+    def _decode(self, plan: Future[Any], item: worker_pb2.Item, cancel: CancelToken) -> Any:
+        cancel.check()
+        return self._service.decode(plan.result(), item)
+
+    # The thread that computes.
+
+    def _work_off(self, job: _Job) -> None:
+        begin = time.perf_counter()
+        ready: list[tuple[int, Any, CancelToken]] = []
+        for item, future, cancel in zip(job.batch.items, job.inputs, job.cancels, strict=True):
+            try:
+                ready.append((item.item_id, future.result(), cancel))
+            except (Exception, SystemExit) as error:
+                self._deliver(item.item_id, typed_error(error, "decoding an input failed"), 0.0)
+        started = time.perf_counter()
+        suspect = False
+        if ready:
+            ids, inputs, cancels = zip(*ready, strict=True)
+            outcomes = self._explain(job.plan.result(), inputs, cancels)
+            for id, outcome in zip(ids, outcomes, strict=True):
+                suspect |= isinstance(outcome, MethodFailed | InternalError)
+                self._deliver(id, outcome, started - job.received)
+        done = worker_pb2.BatchDone(
+            batch_id=job.batch.batch_id, busy_time=seconds_to_duration(time.perf_counter() - begin)
+        )
+        self._outbox.put(worker_pb2.WorkerFrame(done=done))
+        if suspect and not self._service.sound():
+            raise DeviceLost("the device does not work any more")
+
+    def _explain(
+        self, plan: Any, inputs: Sequence[Any], cancels: Sequence[CancelToken]
+    ) -> Sequence[Explained | WhylightError]:
+        try:
+            outcomes = self._service.explain(plan, inputs, cancels)
+            if len(outcomes) != len(inputs):
+                raise RuntimeError(f"{len(outcomes)} outcomes of {len(inputs)} inputs")
+        except (Exception, SystemExit) as error:
+            return [typed_error(error, "explaining a batch failed") for _ in inputs]
+        return outcomes
+
+    def _deliver(self, id: int, outcome: Explained | WhylightError, queue_time: float) -> None:
+        with self._lock:
+            del self._cancels[id]
+        self._outbox.put(_Result(id, outcome, queue_time))
+
+    # The thread that writes.
+
+    def _write(self) -> None:
+        try:
+            while (outgoing := self._outbox.get()) is not None:
+                if isinstance(outgoing, _Result):
+                    outgoing = result_frame(outgoing.id, outgoing.outcome, outgoing.queue_time)
+                frames.send(self._connection, outgoing)
+        except OSError as error:  # Nobody listens any more; the thread that reads learns of it too and ends the loop.
+            _log.error("the front end takes no more results: %s", error)

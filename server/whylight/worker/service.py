@@ -1,0 +1,159 @@
+"""Explains what messages ask for, through an Explainer; knows nothing of sockets, threads and batches in flight."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from whylight.errors import WhylightError
+from whylight.explainer import DecodedInput, Explainer, ExplanationPlan
+from whylight.explanation import Explained
+from whylight.models import ModelConfig, open_model
+from whylight.plugins import Plugins
+from whylight.subject import CancelToken
+from whylight.target import Target
+from whylight.wire import (
+    error_to_proto,
+    input_from_proto,
+    outputs_from_proto,
+    struct_to_dict,
+    targets_from_proto,
+)
+from whylight.worker.catalog import ready_to_proto
+from whylight.worker.config import WorkerConfig
+from whylight.worker.result import typed_error
+from whylight.worker.v1 import worker_pb2
+
+_log = logging.getLogger(__name__)
+
+_PLANS = 256
+
+
+@dataclass(frozen=True)
+class DecodedItem:
+    """An item that is ready for the device."""
+
+    id: int
+    input: DecodedInput
+    targets: tuple[Target, ...]
+    seed: int
+
+
+class ExplainerService:
+    """Plans, decodes and explains. `explain` belongs to the one thread that owns the device, the rest to any."""
+
+    def __init__(self, explainer: Explainer, ready: worker_pb2.Ready, device: torch.device) -> None:
+        self.ready = ready
+        self._explainer = explainer
+        self._device = device
+        self._plans: OrderedDict[bytes, ExplanationPlan] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, config: WorkerConfig) -> ExplainerService:
+        """Load the plugins and the models.
+
+        Raises:
+            ValueError: there is no model, or two have one name.
+            WhylightError: a model cannot be opened.
+            PluginError: a plugin cannot be used, and the config is strict.
+        """
+        device = torch.device(_first_device() if config.device == "auto" else config.device)
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        plugins = Plugins(only=config.plugins.only, block=config.plugins.block, strict=config.plugins.strict)
+        plugins.load()
+        models = {}
+        for fields in config.models:
+            model_config = ModelConfig.model_validate(fields)
+            if model_config.name in models:
+                raise ValueError(f"two models have the name {model_config.name!r}")
+            models[model_config.name] = open_model(model_config, plugins.sources, device)
+            _log.info("serves %s (%s) on %s", model_config.name, model_config.source, device)
+        if not models:
+            raise ValueError("there is no model to serve")
+        default_model = next(iter(models))
+        ready = ready_to_proto(
+            models, plugins.methods, plugins.infos.values(), default_model=default_model, device=device
+        )
+        return cls(Explainer(models, plugins.methods, limits=config.limits), ready, device)
+
+    def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
+        """Say whether some work is valid, and what it costs."""
+        try:
+            plan = self.plan(question.spec)
+        except (Exception, SystemExit) as error:
+            refusal = error_to_proto(typed_error(error, "planning failed"))
+            return worker_pb2.PlanReply(request_id=question.request_id, error=refusal)
+        return worker_pb2.PlanReply(
+            request_id=question.request_id,
+            cost=plan.cost,
+            cost_per_target=plan.cost_per_target,
+            stochastic=plan.stochastic,
+        )
+
+    def plan(self, spec: worker_pb2.PlanSpec) -> ExplanationPlan:
+        """Return the plan of `spec`, the last ones from memory.
+
+        Raises:
+            WhylightError: as Explainer.plan, with field paths of an ExplainRequest.
+        """
+        key = spec.SerializeToString(deterministic=True)
+        with self._lock:
+            if key in self._plans:
+                self._plans.move_to_end(key)
+                return self._plans[key]
+        plan = self._explainer.plan(
+            spec.model,
+            spec.method.name,
+            struct_to_dict(spec.method.options, "method.options"),
+            outputs_from_proto(spec.outputs),
+            spec.top_predictions,
+        )
+        with self._lock:
+            self._plans[key] = plan
+            while len(self._plans) > _PLANS:
+                self._plans.popitem(last=False)
+        return plan
+
+    def decode(self, plan: ExplanationPlan, item: worker_pb2.Item) -> DecodedItem:
+        """Read an item's targets and its picture or array.
+
+        Raises:
+            WhylightError: with field paths that begin with ``input``.
+        """
+        targets = targets_from_proto(item.input.targets, "input.targets")
+        data = input_from_proto(item.input, "input", max_elements=self._explainer.limits.tensor_elements)
+        return DecodedItem(item.item_id, self._explainer.decode(plan, data), targets, item.seed)
+
+    def explain(
+        self, plan: ExplanationPlan, items: Sequence[DecodedItem], cancels: Sequence[CancelToken]
+    ) -> list[Explained | WhylightError]:
+        """Explain a batch; one outcome for each item, in their order."""
+        return self._explainer.explain(
+            plan,
+            [item.input for item in items],
+            [item.targets for item in items],
+            [item.seed for item in items],
+            cancels,
+        )
+
+    def sound(self) -> bool:
+        """Whether the device still works: after some faults of a kernel, CUDA serves nobody but a new process."""
+        if self._device.type != "cuda":
+            return True
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:
+            _log.critical("the device %s does not work any more", self._device, exc_info=True)
+            return False
+        return True
+
+
+def _first_device() -> str:
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
