@@ -1,4 +1,4 @@
-"""From a configuration, or from a module of the caller's, to a model that can be served; knows no method, no request."""
+"""From a configuration, or from a module of the caller's, to a model that can be served; knows no method."""
 
 from __future__ import annotations
 

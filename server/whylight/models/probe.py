@@ -22,16 +22,17 @@ def example_inputs(count: int, channels: int, size: tuple[int, int], dtype: torc
 def is_batch_invariant(model: Model) -> bool:
     """Whether inputs get the same bits alone and in batches of 2, 3 and 8."""
     inputs = example_inputs(max(BATCHES), model.input_channels, model.input_size, model.dtype).to(model.device)
-    alone = [_answers(model, inputs[row : row + 1]) for row in range(max(BATCHES))]
+    alone = [_answers(model, inputs[row : row + 1], row) for row in range(max(BATCHES))]
     for count in BATCHES:
-        together = _answers(model, inputs[:count])
+        together = _answers(model, inputs[:count], 0)
         for row in range(count):
             if not all(torch.equal(a[0], b[row]) for a, b in zip(alone[row], together, strict=True)):
                 return False
     return True
 
 
-def _answers(model: Model, inputs: Tensor) -> list[Tensor]:
+def _answers(model: Model, inputs: Tensor, first: int) -> list[Tensor]:
+    """Return outputs, activations and gradients; row r is asked for output 7 (first + r)."""
     layer = model.last_spatial
     if layer is None:
         with torch.no_grad():
@@ -43,6 +44,6 @@ def _answers(model: Model, inputs: Tensor) -> list[Tensor]:
         cotangents = torch.zeros_like(ran.output)
         flat = cotangents.flatten(1)
         for row in range(len(inputs)):
-            flat[row, (7 * row) % flat.shape[1]] = 1
+            flat[row, (7 * (first + row)) % flat.shape[1]] = 1
         (gradients,) = torch.autograd.grad(ran.output, ran.leaf, cotangents)
     return [ran.output.detach(), ran.leaf.detach(), gradients]

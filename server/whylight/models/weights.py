@@ -67,17 +67,15 @@ def digest_of(module: nn.Module) -> str:
 
 def _drawn(name: str, tensor: Tensor, normalises: bool, is_parameter: bool, source: torch.Generator) -> Tensor | None:
     """Return new values, or None to leave the tensor as it is (buffers that are constants)."""
-    normal = torch.randn(tensor.shape, generator=source)
-    uniform = torch.rand(tensor.shape, generator=source)
     if normalises and name in ("weight", "running_var"):
-        return 0.5 + uniform
+        return 0.5 + torch.rand(tensor.shape, generator=source)
     if name == "running_mean" or (is_parameter and tensor.dim() < 2):
-        return 0.1 * normal
+        return 0.1 * torch.randn(tensor.shape, generator=source)
     if not is_parameter:
         return None
-    if name == "weight" or name.endswith("weight"):
-        return normal * math.sqrt(2 / max(1, math.prod(tensor.shape[1:])))
-    return 0.02 * normal
+    fan_in = math.prod(tensor.shape[1:]) if name.endswith("weight") else 0
+    deviation = math.sqrt(2 / fan_in) if fan_in else 0.02
+    return torch.randn(tensor.shape, generator=source).mul_(deviation)
 
 
 def _read(path: Path) -> dict[str, Tensor]:
