@@ -145,11 +145,16 @@ class WorkerSettings(Section):
         description='Device of each worker, such as ["cuda:0", "cuda:1"]. '
         '"auto" is the first GPU, or the CPU where there is none.',
     )
-    threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 leaves it to torch.")
+    threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 means one per core.")
     decode_threads: Positive = Field(2, description="Threads of a worker that decode pictures.")
-    restart_backoff_seconds: Seconds = Field(0.5, description="How long to wait before a lost worker is started again.")
-    restart_backoff_max_seconds: Seconds = Field(
-        30.0, description="How long to wait at most; the wait doubles with every failure in a row."
+    start_timeout_seconds: float = Field(
+        600.0, gt=0, allow_inf_nan=False, description="How long a worker may take to load its models."
+    )
+    restart_backoff_seconds: float = Field(
+        0.5, gt=0, le=3600, description="How long to wait before a lost worker is started again."
+    )
+    restart_backoff_max_seconds: float = Field(
+        30.0, gt=0, le=3600, description="How long to wait at most; the wait doubles with every failure in a row."
     )
 
 
@@ -158,7 +163,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True)
 
-    server: ServerSettings = Field(default_factory=ServerSettings, description="Where and how the server listens.")
+    server: ServerSettings = Field(default_factory=ServerSettings, description="How clients reach the server.")
     models: list[ModelConfig] = Field(
         [DEFAULT_MODEL], min_length=1, description="Models to serve: a [[models]] table for each."
     )
@@ -240,7 +245,8 @@ def _problems(settings: Settings) -> Iterator[str]:
 
 def _value(settings: Settings, name: str) -> float:
     section, _, field = name.partition(".")
-    return float(getattr(getattr(settings, section), field))
+    value: float = getattr(getattr(settings, section), field)
+    return value
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

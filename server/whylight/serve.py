@@ -1,0 +1,190 @@
+"""The server as a process: puts engine, workers and gRPC together, and ends them in order; imports no torch.
+
+The first SIGTERM or SIGINT drains: health says NOT_SERVING, new calls are turned away, calls in flight are finished,
+the workers stop. The second one does not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+
+from whylight.engine import Bounds, Engine, LocalPool
+from whylight.engine.local_pool import Backoff
+from whylight.engine.pool import WorkerStartError
+from whylight.rpc.request_id import RequestIdFilter
+from whylight.rpc.server import RpcServer
+from whylight.settings import ConfigurationError, Settings, load_settings
+from whylight.v1 import catalog_pb2
+from whylight.worker.config import PluginChoice, WorkerConfig
+from whylight.worker.v1 import worker_pb2
+
+log = logging.getLogger("whylight.serve")
+
+READY_LINE = "whylight: serving at "
+"""What the only line on standard output begins with; the address follows. Whether calls are answered, health tells."""
+
+WORKER_EXIT_SECONDS = 10.0
+"""How long an idle worker may take to exit before it is killed."""
+
+if sys.platform == "win32":
+    from asyncio import run as run_loop
+else:
+    from uvloop import run as run_loop
+
+
+def main(settings: Settings) -> int:
+    """Serve until a signal says otherwise.
+
+    Returns the exit code: 0 when every call was answered, 1 when the server could not start or calls were cut off.
+    """
+    _configure_logging(settings.server.log_level)
+    return run_loop(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    pool = _pool(settings)
+    engine = Engine(pool, _bounds(settings))
+    server = RpcServer(settings, engine)
+    engine.on_state_change(lambda _: server.update_health())
+    try:
+        address = await server.start()
+    except OSError as error:
+        log.error("%s", error)
+        return 1
+    print(f"{READY_LINE}{address}", flush=True)
+    _warn_if_open(settings.server.host)
+    started = await _start(engine, stop)
+    if started and engine.catalog is not None:
+        _report(engine.catalog, engine.devices)
+        await stop.wait()
+    log.info("stopping")
+    answered = await server.drain(hurry)
+    await _stop_workers(engine, pool, hurry, in_order=started and answered)
+    log.info("stopped")
+    return 0 if answered and (started or stop.is_set()) else 1
+
+
+async def _start(engine: Engine, stop: asyncio.Event) -> bool:
+    """Start the engine, unless it is told to stop before it is up. Returns whether it is up."""
+    starting, stopping = asyncio.ensure_future(engine.start()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return False
+        starting.result()
+        return True
+    except WorkerStartError as error:
+        log.error("%s", error)
+        return False
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+async def _stop_workers(engine: Engine, pool: LocalPool, hurry: asyncio.Event, *, in_order: bool) -> None:
+    """Let the workers exit, and kill them when the second signal comes."""
+    draining = asyncio.ensure_future(engine.drain(WORKER_EXIT_SECONDS if in_order and not hurry.is_set() else 0.0))
+    hurrying = asyncio.ensure_future(hurry.wait())
+    await asyncio.wait((draining, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    if not draining.done():
+        for worker in range(pool.size):
+            pool.kill(worker)
+    hurrying.cancel()
+    await draining
+
+
+def _pool(settings: Settings) -> LocalPool:
+    # A worker takes the first of its models for the default one.
+    models = sorted(settings.models, key=lambda model: model.name != settings.default_model_name)
+    worker = settings.worker
+    plugins = settings.plugins
+    return LocalPool(
+        [
+            WorkerConfig(
+                device=device,
+                threads=worker.threads or None,
+                decode_threads=worker.decode_threads,
+                models=tuple(model.model_dump(mode="json") for model in models),
+                plugins=PluginChoice(
+                    only=None if plugins.only is None else tuple(plugins.only),
+                    block=tuple(plugins.block),
+                    strict=plugins.strict,
+                ),
+                limits=settings.limits.limits(),
+                log_level=settings.server.log_level.upper(),
+            )
+            for device in worker.devices
+        ],
+        start_timeout=worker.start_timeout_seconds,
+        backoff=Backoff(first=worker.restart_backoff_seconds, most=worker.restart_backoff_max_seconds),
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    batching, queue = settings.batching, settings.queue
+    return Bounds(
+        max_batch_items=batching.max_batch,
+        max_batch_cost=batching.max_batch_cost,
+        max_batch_bytes=batching.max_batch_bytes,
+        max_delay=batching.max_delay_seconds,
+        max_queued_items=queue.items,
+        max_queued_cost=queue.cost,
+        max_queued_bytes=queue.bytes,
+    )
+
+
+def _report(catalog: worker_pb2.Ready, devices: list[str]) -> None:
+    for plugin in catalog.plugins:
+        name = f"plugin {plugin.name} ({plugin.distribution} {plugin.version})"
+        offers = ", ".join([*plugin.methods, *(f"{scheme}:" for scheme in plugin.model_sources)])
+        if plugin.state == catalog_pb2.PLUGIN_STATE_ACTIVE:
+            log.info("%s offers %s", name, offers or "nothing")
+        elif plugin.state == catalog_pb2.PLUGIN_STATE_BLOCKED:
+            log.info("%s is blocked", name)
+        else:
+            log.error("%s is NOT in use: %s", name, plugin.error)
+    for model in catalog.models:
+        log.info("model %s (%s) is loaded, digest %s", model.name, model.source, model.digest)
+    if catalog.native_operators.startswith("yes"):
+        log.info("native operators: %s", catalog.native_operators)
+    else:
+        log.warning("NO NATIVE OPERATORS, everything is slower than it could be: %s", catalog.native_operators)
+    log.info("ready, on %s", ", ".join(devices))
+
+
+def _warn_if_open(host: str) -> None:
+    try:
+        closed = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        closed = host == "localhost"
+    if not closed:
+        log.warning("listening on %s without encryption or authentication: whoever reaches it may use it", host)
+
+
+def _configure_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RequestIdFilter())
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def main_from_environment() -> int:
+    """Serve with the settings of the environment and of the file that WHYLIGHT_CONFIG names."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        print(f"whylight: {error}", file=sys.stderr)
+        return 2
+    return main(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main_from_environment())

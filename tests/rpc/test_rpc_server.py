@@ -1,0 +1,149 @@
+"""The server around the services: health, reflection, the port, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from rpc_serving import FakeEngine, Served, failure_of, request, serving
+
+from whylight.engine.engine import State
+from whylight.rpc.server import RpcServer
+from whylight.settings import Settings
+from whylight.v1 import explanation_pb2_grpc
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICES = ("", "whylight.v1.ExplanationService", "whylight.v1.CatalogService")
+
+
+def health(served: Served) -> health_pb2_grpc.HealthStub:
+    return health_pb2_grpc.HealthStub(served.channel)
+
+
+def explanations(served: Served) -> explanation_pb2_grpc.ExplanationServiceStub:
+    return explanation_pb2_grpc.ExplanationServiceStub(served.channel)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_health_follows_the_engine(served: Served, service: str):
+    watch = health(served).Watch(health_pb2.HealthCheckRequest(service=service))
+    assert (await watch.read()).status == SERVING
+    for state, status in ((State.UNAVAILABLE, NOT_SERVING), (State.READY, SERVING), (State.DRAINING, NOT_SERVING)):
+        served.set_state(state)
+        assert (await watch.read()).status == status
+        checked = await health(served).Check(health_pb2.HealthCheckRequest(service=service))
+        assert checked.status == status
+    watch.cancel()
+
+
+async def test_a_server_is_not_serving_before_its_models_are_loaded(served: Served):
+    served.set_state(State.STARTING)
+    assert (await health(served).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+
+
+async def test_a_watcher_that_leaves_takes_nothing_from_the_others(served: Served):
+    first = health(served).Watch(health_pb2.HealthCheckRequest())
+    second = health(served).Watch(health_pb2.HealthCheckRequest())
+    assert (await first.read()).status == (await second.read()).status == SERVING
+    first.cancel()
+    assert await first.code() is grpc.StatusCode.CANCELLED
+    served.set_state(State.UNAVAILABLE)
+    assert (await second.read()).status == NOT_SERVING
+    second.cancel()
+
+
+async def test_a_service_that_is_not_there(served: Served):
+    failure = await failure_of(health(served).Check(health_pb2.HealthCheckRequest(service="x")))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "SERVICE_NOT_FOUND")
+    watch = health(served).Watch(health_pb2.HealthCheckRequest(service="x"))
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
+
+
+def reflect(served: Served):
+    stub = reflection_pb2_grpc.ServerReflectionStub(served.channel)
+    return stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+
+
+async def test_reflection_lists_the_services(served: Served):
+    response = await reflect(served).read()
+    assert {service.name for service in response.list_services_response.service} == {
+        "whylight.v1.ExplanationService",
+        "whylight.v1.CatalogService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+
+
+async def test_reflection_can_be_switched_off():
+    async with serving(server={"reflection": False}) as served:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reflect(served).read()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_port_belongs_to_one_server(served: Served):
+    _, _, port = served.address.rpartition(":")
+    second = RpcServer(Settings(server={"port": int(port)}), FakeEngine())
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
+        await second.start()
+
+
+async def test_drain_says_so_turns_away_finishes_and_stops(served: Served):
+    served.engine.hold.clear()
+    watch = health(served).Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == SERVING
+    in_flight = explanations(served).Explain(request())
+    await served.engine.arrived.get()
+    draining = asyncio.ensure_future(served.server.drain(asyncio.Event()))
+    assert (await watch.read()).status == NOT_SERVING
+    await served.server._admission.wait_closed()
+    turned_away = await failure_of(explanations(served).Explain(request()))
+    assert (turned_away.code, turned_away.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    assert turned_away.retry_seconds == 1
+    served.set_state(State.READY)  # an engine that is still up does not make the server look alive again
+    assert (await health(served).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+    served.engine.hold.set()
+    assert (await in_flight).results[0].HasField("explained")
+    assert await draining is True
+    assert (await failure_of(watch.read())).reason == "DRAINING"
+
+
+async def test_drain_gives_up_at_its_time():
+    async with serving(server={"drain_seconds": 0.01}) as served:
+        served.engine.hold.clear()
+        in_flight = explanations(served).Explain(request())
+        await served.engine.arrived.get()
+        assert await served.server.drain(asyncio.Event()) is False
+        with pytest.raises(grpc.aio.AioRpcError):
+            await in_flight
+        assert served.engine.cancelled == 1
+
+
+async def test_the_second_signal_does_not_wait():
+    async with serving(server={"drain_seconds": 3600, "lame_duck_seconds": 3600}) as served:
+        served.engine.hold.clear()
+        in_flight = explanations(served).Explain(request())
+        await served.engine.arrived.get()
+        hurry = asyncio.Event()
+        draining = asyncio.ensure_future(served.server.drain(hurry))
+        hurry.set()
+        assert await draining is False
+        with pytest.raises(grpc.aio.AioRpcError):
+            await in_flight
+
+
+async def test_a_lame_duck_still_answers():
+    async with serving(server={"lame_duck_seconds": 3600}) as served:
+        hurry = asyncio.Event()
+        watch = health(served).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        draining = asyncio.ensure_future(served.server.drain(hurry))
+        assert (await watch.read()).status == NOT_SERVING
+        assert (await explanations(served).Explain(request())).results
+        hurry.set()
+        assert await draining is True
