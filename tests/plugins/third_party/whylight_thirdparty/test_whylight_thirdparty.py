@@ -1,5 +1,3 @@
-"""The plugin's own tests: the suite that whylight gives to plugin authors, with two sets of options."""
-
 from whylight_thirdparty import Energy
 
 from whylight.testing import MethodTests

@@ -1,4 +1,4 @@
-"""One method in twenty lines: how much of a layer's energy lies at each position; knows nothing of the server."""
+"""How much of a layer's energy lies at each position; knows nothing of the server."""
 
 from pydantic import Field
 
@@ -16,9 +16,9 @@ class Energy(whylight.Attribution):
         order: int = Field(2, ge=1, le=8, description="Order of the norm.")
 
     def attribute(self, subject, batch, options):
-        layer = subject.resolve_layer(options.layer)
-        maps = subject.activations(batch, layer)[layer].float().abs().pow(options.order).sum(1).pow(1 / options.order)
-        return maps[list(batch.rows)]
+        activations = subject.activations(batch, options.layer)[options.layer]  # [N, C, h, w]
+        maps = activations.norm(options.order, dim=1)  # [N, h, w]
+        return maps[list(batch.rows)]  # one for each target
 
 
 @whylight.hookimpl
