@@ -49,7 +49,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes around the strongest parts of a map, strongest first."""
+    """Boxes around the parts of a map that stand out, the largest part first."""
 
     name: str
     boxes: tuple[Box, ...]
