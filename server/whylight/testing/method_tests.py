@@ -18,7 +18,7 @@ from whylight.method import Attribution, Maps, Presentation
 from whylight.models import Model, wrap_module
 from whylight.options import parse_options
 from whylight.subject import CancelToken
-from whylight.target import Rank
+from whylight.target import Rank, Target
 from whylight.testing.fingerprint import fingerprint
 from whylight.testing.networks import conv_gap_net
 from whylight.testing.running import Targets, run_method
@@ -85,7 +85,8 @@ class MethodTests:
 
     def test_an_input_gets_the_same_map_alone_and_in_a_batch(self, model: Model) -> None:
         """Who shares its batch is no business of an input's."""
-        inputs, targets = self.inputs(), [4, Rank(1), None]
+        inputs = self.inputs()
+        targets: list[Target | int | None] = [4, Rank(1), None]
         together = self.run(model, inputs, targets, seeds=[7, 8, 9])
         for row, target in enumerate(targets):
             alone = self.run(model, inputs[row : row + 1], [target], seeds=[7 + row])
@@ -95,7 +96,8 @@ class MethodTests:
 
     def test_a_target_gets_the_same_map_alone_and_beside_others(self, model: Model) -> None:
         """Nor is which other targets the caller asks for."""
-        inputs, targets = self.inputs(), [(0, 1), (2,), (3, Rank(0), 4)]
+        inputs = self.inputs()
+        targets: list[tuple[Target | int, ...]] = [(0, 1), (2,), (3, Rank(0), 4)]
         together = self.run(model, inputs, targets).maps
         position = 0
         for row, several in enumerate(targets):
