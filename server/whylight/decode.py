@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from whylight.errors import InvalidInput
 from whylight.limits import Limits
 
-FORMATS = ("JPEG", "PNG", "WEBP")
+# Their modules are imported above: Pillow loads every decoder it has to find one that is not yet there.
+FORMATS = (
+    JpegImagePlugin.JpegImageFile.format,
+    PngImagePlugin.PngImageFile.format,
+    WebPImagePlugin.WebPImageFile.format,
+)
 """Image files that are read. Others are refused unopened: each further decoder is a further way in for bad data."""
 
 _UPRIGHT = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 
@@ -158,6 +160,25 @@ def test_an_animation_gives_its_first_frame():
     for format in ("PNG", "WEBP"):
         data = encoded(frames[0], format, save_all=True, append_images=frames[1:], duration=100)
         assert decode_image(data, LIMITS).getpixel((4, 4))[0] > 240
+
+
+def test_a_stereo_jpeg_gives_its_first_picture():
+    buffer = io.BytesIO()
+    pair = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pair[0].save(buffer, "MPO", save_all=True, append_images=pair[1:])
+    assert decode_image(buffer.getvalue(), LIMITS).getpixel((4, 4))[0] > 240
+
+
+def test_no_other_decoder_is_even_loaded(tmp_path):
+    path = tmp_path / "picture.webp"
+    corners().save(path)
+    code = (
+        "import sys; from whylight.decode import decode_image; from whylight.limits import Limits; "
+        f"decode_image(open({str(path)!r}, 'rb').read(), Limits()); "
+        "print(*sorted(set(sys.modules) & {'PIL.PsdImagePlugin', 'PIL.EpsImagePlugin'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == []
 
 
 def test_many_threads_decode_alike():
