@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc proto -type f 2>/dev/null) pyproject.toml setup.py 
 CXX_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.h' 'csrc/*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench proto format clean
+.PHONY: help install demo test check bench pages proto format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,10 +34,15 @@ check: $(INSTALLED) ## run every linter, type checker and generated-page check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(if $(CXX_FILES),$(BIN)/clang-format --dry-run --Werror $(CXX_FILES))
-	$(BIN)/python scripts/generate_pages.py --check
+	$(BIN)/python scripts/generate_configuration_page.py --check
+	$(BIN)/python scripts/generate_methods_page.py --check
 
 bench: $(INSTALLED) ## measure Grad-CAM against the plain forward and the peers; a few minutes
 	$(BIN)/python benchmarks/grad_cam.py
+
+pages: $(INSTALLED) ## write the generated pages
+	$(BIN)/python scripts/generate_configuration_page.py
+	$(BIN)/python scripts/generate_methods_page.py
 
 proto: $(INSTALLED) ## generate the Python code of the .proto files beside the sources
 	$(BIN)/python setup.py --quiet build_protos --inplace
