@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -235,3 +236,16 @@ def test_what_a_module_cannot_do_is_said_before_it_runs(pixels):
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 224 * 224, 2))
     with pytest.raises(Unsupported, match="spatial-layer"):
         whylight.explain(flat, pixels)
+
+
+def test_many_threads_on_one_module_give_the_sequential_answers(net):
+    pictures = [np.random.default_rng(n).integers(0, 256, (40, 50, 3), np.uint8) for n in range(3)]
+    calls = [(p, method, index) for p in pictures for method in ("grad-cam", "layer-cam") for index in (0, 3)]
+
+    def answer(call):
+        why = whylight.explain(net, call[0], call[1], call[2]).explanation
+        return why.map.tobytes(), why.picture.data
+
+    expected = [answer(call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(answer, calls * 2)) == expected * 2
