@@ -49,6 +49,7 @@ class FakeEngine:
         self.devices = ["cpu"]
         self.works: list[Work] = []
         self.cancelled = 0
+        self.hastened = False
         self.hold = asyncio.Event()
         self.hold.set()
         self.arrived: asyncio.Queue[Work] = asyncio.Queue()
@@ -63,6 +64,9 @@ class FakeEngine:
             self.cancelled += 1
             raise
         return self.answer(work)
+
+    def hasten(self) -> None:
+        self.hastened = True
 
     @staticmethod
     def explained(work: Work) -> list[v1.InputResult]:

@@ -107,6 +107,7 @@ async def test_drain_says_so_turns_away_finishes_and_stops(served: Served):
     assert turned_away.retry_seconds == 1
     served.set_state(State.READY)  # an engine that is still up does not make the server look alive again
     assert (await health(served).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+    assert served.engine.hastened
     served.engine.hold.set()
     assert (await in_flight).results[0].HasField("explained")
     assert await draining is True

@@ -28,3 +28,6 @@ class Backend(Protocol):
 
     async def explain(self, work: Work) -> list[v1.InputResult]:
         """Return one result for each input. Cancelling the caller cancels the work."""
+
+    def hasten(self) -> None:
+        """Let batches leave unfilled from now on: no more work is to come that could fill them."""

@@ -94,6 +94,7 @@ class RpcServer:
         self._health.drain()
         await _unless(hurry, asyncio.sleep(self._settings.lame_duck_seconds))
         self._admission.close()
+        self._backend.hasten()
         await _unless(hurry, self._admission.wait_idle(), timeout=self._settings.drain_seconds)
         answered = self._admission.open_calls == 0
         if not answered:
