@@ -26,6 +26,7 @@ MAX_REASON = 1000
 """Longest reason, in characters, that a listing gives for a plugin's failure; the log has the whole of it."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9+-]{0,63}")
+_SCHEME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 class PluginError(Exception):
@@ -237,14 +238,17 @@ def _check_options(method: type[Method]) -> None:
 
 def _check_source(offer: Any) -> type[ModelSource]:
     """Return the offered model source, or say what is wrong with it."""
-    from whylight.models import ModelSource  # imports torch, which only plugins with model sources need
+    from whylight.models import ModelSource  # here, for only plugins with model sources need it
+    from whylight.models.source import PythonSource
 
     if not (inspect.isclass(offer) and issubclass(offer, ModelSource)):
         raise PluginError(f"whylight_models gave {_show(offer)}, which is not a subclass of whylight.ModelSource")
     _check_concrete(offer)
     scheme = getattr(offer, "scheme", None)
-    if not (isinstance(scheme, str) and _NAME.fullmatch(scheme)):
-        raise PluginError(f"{offer.__qualname__}.scheme is {scheme!r}; a scheme is kebab-case, such as 'torchvision'")
+    if not (isinstance(scheme, str) and _SCHEME.fullmatch(scheme)):
+        raise PluginError(f"{offer.__qualname__}.scheme is {scheme!r}; a scheme is lower case, such as 'torchvision'")
+    if scheme == PythonSource.scheme:
+        raise PluginError(f"{offer.__qualname__}.scheme is {scheme!r}, which is built in")
     return offer
 
 

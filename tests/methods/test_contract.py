@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from whylight.explainer import Explainer
+from whylight.models import wrap_module
+from whylight.plugins import OfferedMethod
 from whylight.testing import MethodTests, conv_gap_net, functional_relu_net, relu_net
 from whylight_cam import CAM, GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM, XGradCAM
 from whylight_gradients import InputXGradient, Saliency
@@ -106,7 +109,10 @@ def test_what_has_a_sign_says_so():
 
 
 @pytest.mark.parametrize("method", [GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM, HiResCAM])
-def test_a_named_layer_may_cost_a_pass_back(method):
-    named, last = method.Options(layer="stem"), method.Options()
-    assert method().cost(named) > method().cost(last)
-    assert method().cost_per_target(named) > method().cost_per_target(last)
+def test_a_named_layer_may_cost_a_pass_back_and_the_last_one_does_not(method):
+    explainer = Explainer({"net": wrap_module(relu_net())}, {"it": OfferedMethod(method(), "cam", "whylight")})
+    last = explainer.plan("net", "it", {})
+    named = explainer.plan("net", "it", {"layer": "features.0"})
+    assert (last.cost, last.cost_per_target) == (1.0, 0.1)
+    assert (named.cost, named.cost_per_target) == (2.0, 1.0)
+    assert last.options.layer == "features.4"  # as VGG: the maps before the last pooling

@@ -97,6 +97,17 @@ BROKEN = {
         "One.Options gives no default for steps",
     ),
     "twice": (good("twice").replace("[One]", "[One, One]"), "whylight-twice 1.0 offers the method 'twice' twice"),
+    "builtin": (
+        """
+import whylight
+class Source(whylight.ModelSource):
+    scheme = "python"
+    def open(self, name, *, pretrained): raise NotImplementedError
+@whylight.hookimpl
+def whylight_models(): return [Source]
+""",
+        "Source.scheme is 'python', which is built in",
+    ),
     "notsource": (
         "import whylight\n@whylight.hookimpl\ndef whylight_models(): return ['torchvision']\n",
         "whylight_models gave 'torchvision', which is not a subclass of whylight.ModelSource",

@@ -101,12 +101,14 @@ def make_plan(
     if top_predictions < 0:
         raise InvalidInput(f"{top_predictions} predictions are not possible", field="top_predictions")
     try:
-        parsed = _with_layer(model, method, parse_options(method.Options, options))
+        given = parse_options(method.Options, options)
+        parsed = _with_layer(model, method, given)
     except WhylightError as error:
         raise error.within("method") from None
     try:
         presentation = method.presentation(parsed)
-        cost, cost_per_target = float(method.cost(parsed)), float(method.cost_per_target(parsed))
+        # Of the options as given: 'last-spatial' says that little lies behind the layer, which its name does not.
+        cost, cost_per_target = float(method.cost(given)), float(method.cost_per_target(given))
         if not (0 < cost < math.inf and 0 <= cost_per_target < math.inf):
             raise ValueError(f"costs of {cost} and {cost_per_target} per target")
     except WhylightError:

@@ -111,6 +111,7 @@ class MethodTests:
         wide = self.run(model, self.inputs(), [0, 1, 2]).maps
         tall = self.run(model, self.inputs().transpose(2, 3).contiguous(), [0, 1, 2]).maps
         assert wide.shape[1:] == tall.shape[1:][::-1]
+        assert wide.shape[1] <= wide.shape[2]
 
     def test_the_model_and_the_inputs_are_left_as_they_were(self) -> None:
         """Weights, gradients, modes and hooks are as before: other threads are using them."""
