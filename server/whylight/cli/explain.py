@@ -1,0 +1,109 @@
+"""``whylight explain``: pictures in, predictions, pictures and boxes out; knows no method and no way to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from whylight.cli.parameters import (
+    as_dictionary,
+    json_option,
+    method_option,
+    model_option,
+    options_option,
+    server_options,
+    target_option,
+)
+
+if TYPE_CHECKING:
+    from whylight.cli.saving import Folder, OneFile
+    from whylight.outputs import Output
+    from whylight.target import Target
+
+
+@click.command("explain")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@model_option
+@method_option
+@target_option
+@options_option
+@click.option("-o", "--out", help="Where to put the pictures: a file for one, a folder for several.")
+@click.option(
+    "--style", type=click.Choice(["overlay", "map"]), default="overlay", show_default=True, help="What to draw."
+)
+@click.option("--colour-map", default="", help="Matplotlib colour map. turbo when left out; bwr for signed maps.")
+@click.option(
+    "--canvas",
+    type=click.Choice(["input", "original"]),
+    help="Draw on what the model saw, or on the whole picture. Pictures: input, boxes: original, when left out.",
+)
+@click.option("--boxes", is_flag=True, help="Find the box around the strongest part.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of stochastic methods.")
+@click.option("--top", type=click.IntRange(0), default=5, show_default=True, help="How many predictions to show.")
+@server_options()
+@click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
+@json_option
+def command(
+    images: tuple[str, ...],
+    model: str,
+    methods: tuple[str, ...],
+    targets: tuple[Target, ...],
+    options: tuple[tuple[str, Any], ...],
+    out: str | None,
+    style: str,
+    colour_map: str,
+    canvas: str | None,
+    boxes: bool,
+    seed: int | None,
+    top: int,
+    server: str | None,
+    tls: bool,
+    ca: str | None,
+    device: str | None,
+    as_json: bool,
+) -> int:
+    """Explain pictures, here or on a server.
+
+    \b
+    whylight explain cat.jpg -o why.png
+    whylight explain *.jpg -M grad-cam -M layer-cam -t 281 -O layer=blocks.4 -o folder
+    whylight explain cat.jpg --server localhost:50051 --json
+    """
+    from whylight.cli import explaining, printing, saving
+
+    if server and device:
+        raise click.UsageError("--device is for explaining here; a server has its own devices")
+    place = saving.place_for(out, count=len(images) * len(methods) * max(1, len(targets)))
+    task = explaining.Task(
+        images=images,
+        model=model,
+        methods=methods,
+        targets=targets,
+        options=as_dictionary(options),
+        outputs=_outputs(place, style, colour_map, canvas, boxes),
+        seed=seed,
+        top=top,
+    )
+    answers = explaining.explain_there(task, server, tls, ca) if server else explaining.explain_here(task, device)
+    saved = saving.save(answers, place)
+    if as_json:
+        printing.print_json(saving.as_json(answers, saved))
+    else:
+        saving.print_answers(answers, saved)
+    return 1 if any(answer.error is not None for answer in answers) else 0
+
+
+def _outputs(
+    place: OneFile | Folder | None, style: str, colour_map: str, canvas: str | None, boxes: bool
+) -> Sequence[Output]:
+    from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureOutput, PictureStyle
+
+    frame: dict[str, Any] = {} if canvas is None else {"canvas": Canvas(canvas)}
+    outputs: list[Output] = []
+    if place is not None:
+        outputs.append(PictureOutput(format=place.format, style=PictureStyle(style), colour_map=colour_map, **frame))
+    if boxes:
+        outputs.append(BoxesOutput(**frame))
+    return outputs or [MapOutput()]

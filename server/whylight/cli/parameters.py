@@ -1,0 +1,133 @@
+"""The options that several commands share, and how their values are read; runs nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Target
+
+if TYPE_CHECKING:
+    from whylight.client import Client
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+TOKEN = "WHYLIGHT_TOKEN"
+"""Environment variable with the bearer token for servers; an argument would be seen by everybody on the machine."""
+
+
+def read_key_value(text: str) -> tuple[str, Any]:
+    """Read an option of a method, ``key=value``; the value is JSON, or else text.
+
+    Raises:
+        BadParameter: it is not key=value.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value, parse_constant=_no_constant)
+    except ValueError:
+        return key, value
+
+
+def read_target(text: str) -> Target:
+    """Read what to explain: an index, a label, or one of the forms of `_FORMS`.
+
+    Raises:
+        BadParameter: a number is missing or is none.
+    """
+    kind, colon, rest = text.partition(":")
+    try:
+        if colon and kind in _FORMS:
+            return _FORMS[kind](rest)
+        return ClassIndex(int(text)) if text.isdecimal() else ClassLabel(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no target; see --help for the forms") from None
+
+
+def _neuron(text: str) -> Neuron:
+    layer, channel, *position = text.split(":")
+    return Neuron(layer, int(channel), tuple(int(index) for part in position for index in part.split(",")))
+
+
+_FORMS: dict[str, Callable[[str], Target]] = {
+    "label": ClassLabel,
+    "rank": lambda text: Rank(int(text)),
+    "latent": lambda text: Latent(int(text)),
+    "output": lambda text: OutputIndex(tuple(int(index) for index in text.split(","))),
+    "neuron": _neuron,
+}
+
+target_option = click.option(
+    "-t",
+    "--target",
+    "targets",
+    type=read_target,
+    metavar="TARGET",
+    multiple=True,
+    help="What to explain: a class index, a label, rank:K, latent:K, output:I,J,…, neuron:LAYER:CHANNEL[:Y,X], or "
+    "label:TEXT. Repeatable. The top prediction when left out.",
+)
+method_option = click.option(
+    "-M", "--method", "methods", multiple=True, default=["grad-cam"], show_default=True, help="Method. Repeatable."
+)
+model_option = click.option("-m", "--model", default="", help="Model. The default one when left out.")
+options_option = click.option(
+    "-O",
+    "--option",
+    "options",
+    type=read_key_value,
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Option of the methods; the value is read as JSON, or else as text. Repeatable.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+
+
+def server_options(*, required: bool = False) -> Callable[[Command], Command]:
+    """Add the options that say which server to ask, and how."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="PEM file to trust; means --tls."),
+            click.option("--tls", is_flag=True, help=f"Encrypt. {TOKEN} in the environment holds a bearer token."),
+            click.option("--server", metavar="HOST:PORT", required=required, help="Server to ask."),
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
+def connect(server: str, tls: bool, ca: str | None, **keywords: Any) -> Client:
+    """Return a client of the server that the options name."""
+    from whylight.client import Client
+
+    return Client(server, **connection_settings(server, tls, ca), **keywords)
+
+
+def connection_settings(server: str, tls: bool, ca: str | None) -> dict[str, Any]:
+    """Return the settings of a client for the server that the options name."""
+    from whylight.client import tls_credentials
+    from whylight.client.connection import is_local
+
+    token = os.environ.get(TOKEN) or None
+    encrypted = tls or ca is not None
+    if token and not encrypted and not is_local(server):
+        raise click.UsageError(f"{TOKEN} would travel to {server} in the clear; add --tls")
+    return {"credentials": tls_credentials(ca=ca) if encrypted else None, "token": token}
+
+
+def as_dictionary(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """Return the options of methods as a dictionary; the last of equal keys holds."""
+    return dict(options)
+
+
+def _no_constant(name: str) -> float:
+    """Refuse NaN and Infinity, which JSON does not have: they are text then, and the method says what it wants."""
+    raise ValueError(f"{name} is not JSON")
