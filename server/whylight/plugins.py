@@ -27,6 +27,7 @@ MAX_REASON = 1000
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9+-]{0,63}")
 _SCHEME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'\"()]+[\\/])+")
 
 
 class PluginError(Exception):
@@ -193,7 +194,8 @@ class Plugins:
 
     def _fail(self, info: PluginInfo, error: BaseException) -> None:
         reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
-        info.state, info.error = "failed", " ".join(reason.split())[:MAX_REASON]
+        # Callers read the listing too, and are not to learn where files lie; the log below has the traceback.
+        info.state, info.error = "failed", _FOLDERS.sub("", " ".join(reason.split()))[:MAX_REASON]
         message = " ".join(f"plugin {info.name!r} ({info.source or 'no distribution'}): {info.error}".split())
         if self.strict:
             raise PluginError(message) from error

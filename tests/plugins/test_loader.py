@@ -250,6 +250,14 @@ def test_a_long_reason_is_cut_and_stays_one_line(install):
     assert "\n" not in plugins.infos["loud"].error
 
 
+def test_a_reason_names_files_but_not_where_they_lie(install, tmp_path):
+    install("lost", f"open({str(tmp_path / 'no-such-file.bin')!r})\n")
+    plugins = Plugins(only={"lost"})
+    plugins.load()
+    error = plugins.infos["lost"].error
+    assert error == "FileNotFoundError: [Errno 2] No such file or directory: 'no-such-file.bin'"
+
+
 def test_an_offer_is_an_instance_with_its_origin(install):
     install("good", good("good"), version="2.1")
     plugins = Plugins(only={"good"})
