@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
 import signal
 import sys
 
@@ -43,8 +42,6 @@ def main(settings: Settings) -> int:
     Returns the exit code: 0 when every call was answered, 1 when the server could not start or calls were cut off.
     """
     _configure_logging(settings.server.log_level)
-    # gRPC's fork handlers are of no use here, where processes are spawned, and complain of every one.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     return run_loop(_serve(settings))
 
 

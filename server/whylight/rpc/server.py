@@ -43,6 +43,7 @@ class RpcServer:
             interceptors=(Guard(),),
             options=(
                 ("grpc.max_receive_message_length", limits.message_bytes),
+                ("grpc.max_concurrent_streams", settings.server.calls_per_connection),
                 ("grpc.max_send_message_length", settings.server.response_bytes),
                 # One process has the port: a second server on it is a mistake to be told of, not to share calls with.
                 ("grpc.so_reuseport", 0),
