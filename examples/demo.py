@@ -23,7 +23,7 @@ OUTPUTS = [whylight.PictureOutput(canvas=whylight.Canvas.ORIGINAL), whylight.Box
 def main() -> None:
     """Serve, explain, write, stop."""
     OUT.mkdir(exist_ok=True)
-    photos = {name: Image.fromarray(getattr(skimage.data, name)()) for name in ("chelsea", "coffee", "rocket")}
+    photos = {name: Image.fromarray(getattr(skimage.data, name)()) for name in ("astronaut", "chelsea", "coffee")}
     server = subprocess.Popen(
         [sys.executable, "-m", "whylight", "serve", "--port", "0"], stdout=subprocess.PIPE, text=True, bufsize=1
     )
@@ -35,7 +35,7 @@ def main() -> None:
             print(f"server at {address}: {client.server_info().native_operators}")
             for name, photo in photos.items():
                 explain(client, name, photo)
-            compare_classes(client, photos["coffee"])
+            compare_classes(client, photos["astronaut"])
     finally:
         server.send_signal(signal.SIGTERM)
         code = server.wait(timeout=60)
@@ -58,11 +58,11 @@ def explain(client: whylight.Client, name: str, photo: Image.Image) -> None:
 
 def compare_classes(client: whylight.Client, photo: Image.Image) -> None:
     """Explain two classes of one photo: the maps must differ, or the method explains nothing."""
-    targets = ["espresso", "wooden spoon"]
+    targets = ["football helmet", "space shuttle"]
     explained = client.explain(photo, "grad-cam", target=targets, outputs=OUTPUTS)
-    print("\ncoffee, two classes of one picture:")
+    print("\nastronaut, two classes of one picture:")
     for explanation in explained.explanations:
-        path = explanation.save(OUT / f"coffee-{explanation.target_label.replace(' ', '-')}.png")
+        path = explanation.save(OUT / f"astronaut-{explanation.target_label.replace(' ', '-')}.png")
         print(f"  {explanation.target_label} (score {explanation.target_score:.1f}) -> {path}")
 
 
