@@ -143,13 +143,17 @@ class Engine:
             for outcome in outcomes
         ]
 
+    def hasten(self) -> None:
+        """Let batches leave unfilled from now on: no more work is to come that could fill them."""
+        self._dispatcher.scheduler.draining = True
+        self._dispatcher.pump()
+
     async def drain(self, grace: float = 30.0) -> None:
         """Take no more work, finish what there is within `grace` seconds, and stop the workers."""
         if self._state is State.STOPPED:
             return
         self._set_state(State.DRAINING)
-        self._dispatcher.scheduler.draining = True
-        self._dispatcher.pump()
+        self.hasten()
         end = self._clock.now() + grace
         timer = self._clock.call_at(end, lambda: self._dispatcher.abandon(self._closed))
         try:
