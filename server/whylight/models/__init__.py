@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from whylight.models.config import ModelConfig
     from whylight.models.load import open_model, wrap_module
     from whylight.models.model import LayerInfo, Model
-    from whylight.models.own_copy import own_copy
+    from whylight.models.ownership import own_copy
     from whylight.models.source import ModelSource, OpenedModel
     from whylight.models.transform import Fitted, Transform
 
@@ -25,7 +25,7 @@ _HOMES = {
     "OpenedModel": "source",
     "Transform": "transform",
     "open_model": "load",
-    "own_copy": "own_copy",
+    "own_copy": "ownership",
     "wrap_module": "load",
 }
 

@@ -14,7 +14,7 @@ from whylight.errors import InvalidInput, NotFound
 from whylight.method import Need
 from whylight.models.config import ModelConfig, Precision
 from whylight.models.model import DTYPES, LayerInfo, Model
-from whylight.models.own_copy import own_copy
+from whylight.models.ownership import own_copy
 from whylight.models.prepare import fold_batch_norm, narrow_weights, use_channels_last
 from whylight.models.probe import example_inputs
 from whylight.models.selector import select
@@ -23,6 +23,7 @@ from whylight.models.survey import Survey
 from whylight.models.transform import Transform
 from whylight.models.weights import digest_of, load_weights, random_weights
 from whylight.subject.gap_head import find_gap_head
+from whylight.subject.invariance import CountCalls, make_batch_invariant
 from whylight.subject.run import install_hooks, watching
 
 CPU_BUDGET = 2 << 30
@@ -191,10 +192,11 @@ def _build(
         raise InvalidInput(f"model {name!r} does not answer the same in channels_last", field="channels_last")
     bare = own_copy(module) if compiled else None
     install_hooks(module)
-    survey = Survey()
-    with torch.no_grad(), watching(survey):
+    survey, counter = Survey(), CountCalls()
+    with torch.no_grad(), watching(survey), counter:
         raw = module(example.to(memory_format=torch.channels_last) if turned else example)
     answer = select(raw, output)
+    functional = counter.count > survey.taken_over
     findings = survey.findings(answer, example.nbytes)
     if precision != "float32":
         ends = [end for end, (layer, _) in enumerate(findings.sizes) if layer == findings.last_spatial]
@@ -203,6 +205,8 @@ def _build(
         for part in (module, bare):
             if part is not None:
                 narrow_weights(part, head - tail, DTYPES[precision])
+    if device.type == "cpu":
+        make_batch_invariant(module)
     model = Model(
         name=name,
         source=source,
@@ -225,6 +229,7 @@ def _build(
         output_selector=output,
         latent_selector=latent,
         compiled_from=bare,
+        functional=functional,
     )
     _examine(model, example)
     return model

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from whylight.errors import NotFound, Unsupported
 from whylight.method import Need
 from whylight.models.config import Precision
-from whylight.models.own_copy import own_copy
+from whylight.models.ownership import own_copy
 from whylight.models.selector import select
 from whylight.models.survey import Findings
 from whylight.models.transform import Transform
@@ -73,7 +73,8 @@ class Model:
 
     `module` is the server's own copy: frozen, in eval mode, nothing in place, with inert hooks. `output_shape` and
     `latent_shape` are without the batch dimension. `class_count` is 0 when the output is not a vector of scores.
-    `budget` is how many bytes a chunk may take.
+    `budget` is how many bytes a chunk may take; `functional` says that convolutions or linear layers are called as
+    functions, not as layers.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Model:
     output_selector: str | None = None
     latent_selector: str | None = None
     compiled_from: nn.Module | None = None
+    functional: bool = False
     head: GapHead | None = None
     capabilities: frozenset[Need] = frozenset()
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
@@ -180,7 +182,7 @@ class Model:
         run = Run(self.findings.passes, split=split, watch=watch, narrow_until=self.last_spatial if narrow else None)
         inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
         with contextlib.ExitStack() as stack:
-            if self.device.type == "cpu" and self.compiled_from is None:
+            if self.functional and self.device.type == "cpu" and self.compiled_from is None:
                 stack.enter_context(batch_invariant())
             if narrow:
                 stack.enter_context(torch.autocast(self.device.type, DTYPES[self.precision]))

@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from whylight.subject.invariance import TAKEN_OVER
+
 
 @dataclass(frozen=True)
 class _Output:
@@ -22,6 +24,7 @@ class _Output:
     kind: str
     bottom: bool
     linear: bool
+    replaceable: bool
     tensor: Tensor | None
 
 
@@ -37,7 +40,16 @@ class Survey:
         """Write the output down."""
         bottom = next(module.children(), None) is None
         tensor = output if isinstance(output, Tensor) else None
-        self._outputs.append(_Output(name, type(module).__name__, bottom, isinstance(module, nn.Linear), tensor))
+        self._outputs.append(
+            _Output(
+                name,
+                type(module).__name__,
+                bottom,
+                isinstance(module, nn.Linear),
+                isinstance(module, TAKEN_OVER),
+                tensor,
+            )
+        )
         return None
 
     def findings(self, output: Tensor, input_bytes: int) -> Findings:
@@ -56,6 +68,11 @@ class Survey:
         last_spatial = self._last_spatial(output)
         self._outputs = []
         return Findings(passes, shapes, groups, tuple(sizes), last_spatial, last_linear, input_bytes)
+
+    @property
+    def taken_over(self) -> int:
+        """How often layers ran that `make_batch_invariant` takes over."""
+        return sum(seen.replaceable for seen in self._outputs)
 
     def _last_spatial(self, output: Tensor) -> str | None:
         pooled = {id(seen.tensor) for seen in self._outputs if "pool" in seen.kind.lower()}
