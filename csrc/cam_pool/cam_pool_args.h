@@ -34,8 +34,7 @@ inline Arguments check_arguments(const Tensor& activations, const Tensor& gradie
                   "cam_pool: activations must be [N, C, *S] with 1 to 3 spatial dimensions, got ", activations.dim(),
                   "-D");
   bool agree = gradients.dim() == activations.dim();
-  for (int64_t d = 1; agree && d < activations.dim(); ++d)
-    agree = gradients.size(d) == activations.size(d);
+  for (int64_t d = 1; agree && d < activations.dim(); ++d) agree = gradients.size(d) == activations.size(d);
   STD_TORCH_CHECK(agree, "cam_pool: gradients ", shape_of(gradients), " must agree with activations ",
                   shape_of(activations), " after the first dimension");
   check_same_device("cam_pool", activations, "gradients", gradients);
@@ -60,8 +59,7 @@ inline std::vector<Group> group_targets(const Arguments& arguments, const std::o
     STD_TORCH_CHECK(arguments.inputs == arguments.targets, "cam_pool: ", arguments.targets, " targets for ",
                     arguments.inputs, " inputs need rows, which say whose each one is");
     groups.reserve(arguments.targets + 1);
-    for (int64_t m = 0; m < arguments.targets; ++m)
-      groups.push_back({m, m});
+    for (int64_t m = 0; m < arguments.targets; ++m) groups.push_back({m, m});
   } else {
     const auto count = static_cast<int64_t>(rows->size());
     STD_TORCH_CHECK(count == arguments.targets, "cam_pool: rows must have one entry per target: ", count, " for ",
@@ -72,8 +70,7 @@ inline std::vector<Group> group_targets(const Arguments& arguments, const std::o
                       ", got ", row);
       STD_TORCH_CHECK(groups.empty() || row >= groups.back().input, "cam_pool: rows must not decrease, got ", row,
                       " after ", groups.empty() ? 0 : groups.back().input);
-      if (groups.empty() || groups.back().input != row)
-        groups.push_back({row, m});
+      if (groups.empty() || groups.back().input != row) groups.push_back({row, m});
     }
   }
   groups.push_back({0, arguments.targets});

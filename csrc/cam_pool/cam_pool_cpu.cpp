@@ -54,25 +54,21 @@ WHYLIGHT_INLINE T load_one(const void* data, ScalarType type, int64_t offset) {
 template <class T>
 WHYLIGHT_INLINE const T* load(const void* data, ScalarType type, int64_t offset, int64_t count, T* scratch) {
   constexpr ScalarType own = sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
-  if (type == own)
-    return static_cast<const T*>(data) + offset;
+  if (type == own) return static_cast<const T*>(data) + offset;
   switch (type) {
     case ScalarType::Float: {
       const auto* source = static_cast<const float*>(data) + offset;
-      for (int64_t i = 0; i < count; ++i)
-        scratch[i] = static_cast<T>(source[i]);
+      for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<T>(source[i]);
       break;
     }
     case ScalarType::Half: {
       const auto* source = static_cast<const uint16_t*>(data) + offset;
-      for (int64_t i = 0; i < count; ++i)
-        scratch[i] = static_cast<T>(half_to_float(source[i]));
+      for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<T>(half_to_float(source[i]));
       break;
     }
     default: {
       const auto* source = static_cast<const uint16_t*>(data) + offset;
-      for (int64_t i = 0; i < count; ++i)
-        scratch[i] = static_cast<T>(bfloat16_to_float(source[i]));
+      for (int64_t i = 0; i < count; ++i) scratch[i] = static_cast<T>(bfloat16_to_float(source[i]));
       break;
     }
   }
@@ -83,18 +79,36 @@ template <class T>
 WHYLIGHT_INLINE T sum_of(const T* values, int64_t count) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i)
-    sum += values[i];
+  for (int64_t i = 0; i < count; ++i) sum += values[i];
   return sum;
 }
 
-template <Scheme S, class T>
+template <Scheme S, bool HasEps, class T>
 WHYLIGHT_INLINE T sum_of_terms(const T* g, const T* a, T total, T eps, int64_t count) {
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i)
-    sum += weight_term<S>(g[i], a[i], total, eps);
+  for (int64_t i = 0; i < count; ++i) sum += weight_term<S, HasEps>(g[i], a[i], total, eps);
   return sum;
+}
+
+template <Scheme S, bool HasEps, class T>
+WHYLIGHT_INLINE void add_terms(const T* g, const T* a, const T* total, T eps, int64_t count, T* sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) sums[i] += weight_term<S, HasEps>(g[i], a[i], total[i], eps);
+}
+
+// Planes c, c + 1, ... of one input or target as T, each a pointer: converted in one go where they are neighbours.
+template <class T>
+WHYLIGHT_INLINE void load_planes(const void* data, ScalarType type, int64_t offset, int64_t stride, int64_t positions,
+                                 int64_t count, T* scratch, const T** planes) {
+  if (stride == positions) {
+    const T* block = load(data, type, offset, count * positions, scratch);
+    for (int64_t k = 0; k < count; ++k) planes[k] = block + k * positions;
+  } else {
+    for (int64_t k = 0; k < count; ++k) {
+      planes[k] = load(data, type, offset + k * stride, positions, scratch + k * positions);
+    }
+  }
 }
 
 // Channels whose positions are neighbours: reductions and updates run along space.
@@ -105,41 +119,47 @@ WHYLIGHT_INLINE void pool_planar(const Work<T>& work, const Group* group, int64_
   const int64_t end = std::min(begin + work.channels_per_slice, work.channels);
   const bool constant = work.g.order == Order::kConstant;
   T* gradient_scratch = scratch + kBlock * positions;
-  for (int64_t m = first; m < last; ++m)
-    std::fill_n(work.sums_of(m, slice), positions, T(0));
+  for (int64_t m = first; m < last; ++m) std::fill_n(work.sums_of(m, slice), positions, T(0));
   for (int64_t c = begin; c < end; c += kBlock) {
     const int64_t count = std::min(kBlock, end - c);
     const T* a[kBlock] = {};
+    load_planes(work.activations, work.activation_type, group->input * work.a.batch_stride + c * work.a.channel_stride,
+                work.a.channel_stride, positions, count, scratch, a);
     T total[kBlock] = {};
-    for (int64_t k = 0; k < count; ++k) {
-      const int64_t offset = group->input * work.a.batch_stride + (c + k) * work.a.channel_stride;
-      a[k] = load(work.activations, work.activation_type, offset, positions, scratch + k * positions);
-      if (needs_total(S))
-        total[k] = sum_of(a[k], positions);
+    if (needs_total(S)) {
+      for (int64_t k = 0; k < count; ++k) total[k] = sum_of(a[k], positions);
     }
     for (int64_t m = first; m < last; ++m) {
       T* sums = work.sums_of(m, slice);
       T weight[kBlock] = {};
-      for (int64_t k = 0; k < count; ++k) {
-        const int64_t offset = m * work.g.batch_stride + (c + k) * work.g.channel_stride;
-        if (constant) {
-          const T g = load_one<T>(work.gradients, work.gradient_type, offset);
-          weight[k] = constant_weight<S>(g, total[k], static_cast<T>(positions), work.eps);
-          continue;
+      const int64_t offset = m * work.g.batch_stride + c * work.g.channel_stride;
+      const T* g[kBlock] = {};
+      if (constant) {
+        for (int64_t k = 0; k < count; ++k) {
+          const T value = load_one<T>(work.gradients, work.gradient_type, offset + k * work.g.channel_stride);
+          weight[k] = constant_weight<S>(value, total[k], static_cast<T>(positions), work.eps);
         }
-        const T* g = load(work.gradients, work.gradient_type, offset, positions, gradient_scratch);
-        if constexpr (weighs_channels(S)) {
-          const T sum =
-              S == Scheme::kGradCam ? sum_of(g, positions) : sum_of_terms<S>(g, a[k], total[k], work.eps, positions);
-          weight[k] = channel_weight<S>(sum, total[k], static_cast<T>(positions), work.eps);
-        } else {
+      } else {
+        load_planes(work.gradients, work.gradient_type, offset, work.g.channel_stride, positions, count,
+                    gradient_scratch, g);
+        for (int64_t k = 0; k < count; ++k) {
+          if constexpr (weighs_channels(S)) {
+            T sum;
+            if (S == Scheme::kGradCam) {
+              sum = sum_of(g[k], positions);
+            } else if (work.eps != T(0)) {
+              sum = sum_of_terms<S, true>(g[k], a[k], total[k], work.eps, positions);
+            } else {
+              sum = sum_of_terms<S, false>(g[k], a[k], total[k], work.eps, positions);
+            }
+            weight[k] = channel_weight<S>(sum, total[k], static_cast<T>(positions), work.eps);
+          } else {
 #pragma omp simd
-          for (int64_t p = 0; p < positions; ++p)
-            sums[p] += position_weight<S>(g[p]) * a[k][p];
+            for (int64_t p = 0; p < positions; ++p) sums[p] += position_weight<S>(g[k][p]) * a[k][p];
+          }
         }
       }
-      if (!weighs_channels(S) && !constant)
-        continue;
+      if (!weighs_channels(S) && !constant) continue;
       if (count == kBlock) {
 #pragma omp simd
         for (int64_t p = 0; p < positions; ++p) {
@@ -148,8 +168,7 @@ WHYLIGHT_INLINE void pool_planar(const Work<T>& work, const Group* group, int64_
       } else {
         for (int64_t k = 0; k < count; ++k) {
 #pragma omp simd
-          for (int64_t p = 0; p < positions; ++p)
-            sums[p] += weight[k] * a[k][p];
+          for (int64_t p = 0; p < positions; ++p) sums[p] += weight[k] * a[k][p];
         }
       }
     }
@@ -174,8 +193,7 @@ WHYLIGHT_INLINE void pool_channels_last(const Work<T>& work, const Group* group,
       const T* a =
           load(work.activations, work.activation_type, a_offset + p * work.a.position_stride, count, a_scratch);
 #pragma omp simd
-      for (int64_t c = 0; c < count; ++c)
-        total[c] += a[c];
+      for (int64_t c = 0; c < count; ++c) total[c] += a[c];
     }
   }
   for (int64_t m = group[0].first; m < group[1].first; ++m) {
@@ -194,9 +212,11 @@ WHYLIGHT_INLINE void pool_channels_last(const Work<T>& work, const Group* group,
         if (needs_total(S)) {
           a = load(work.activations, work.activation_type, a_offset + p * work.a.position_stride, count, a_scratch);
         }
-#pragma omp simd
-        for (int64_t c = 0; c < count; ++c)
-          weight[c] += weight_term<S>(g[c], a[c], total[c], work.eps);
+        if (work.eps != T(0)) {
+          add_terms<S, true>(g, a, total, work.eps, count, weight);
+        } else {
+          add_terms<S, false>(g, a, total, work.eps, count, weight);
+        }
       }
 #pragma omp simd
       for (int64_t c = 0; c < count; ++c) {
@@ -209,13 +229,11 @@ WHYLIGHT_INLINE void pool_channels_last(const Work<T>& work, const Group* group,
       T sum = 0;
       if (weighs_channels(S) || constant) {
 #pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < count; ++c)
-          sum += weight[c] * a[c];
+        for (int64_t c = 0; c < count; ++c) sum += weight[c] * a[c];
       } else if constexpr (!weighs_channels(S)) {
         const T* g = load(work.gradients, work.gradient_type, g_offset + p * work.g.position_stride, count, g_scratch);
 #pragma omp simd reduction(+ : sum)
-        for (int64_t c = 0; c < count; ++c)
-          sum += position_weight<S>(g[c]) * a[c];
+        for (int64_t c = 0; c < count; ++c) sum += position_weight<S>(g[c]) * a[c];
       }
       sums[p] = sum;
     }
@@ -258,13 +276,18 @@ WHYLIGHT_CLONES void pool(const Work<double>& work, int64_t begin, int64_t end, 
   pool_any(work, begin, end, scratch);
 }
 
+// Rows of channels are read better in long runs; planes are long runs already.
+int64_t channels_per_slice(const Arguments& arguments) {
+  const int64_t most = arguments.activation_planes.order == Order::kPlanar ? 128 : 512;
+  return std::clamp<int64_t>(kElementsPerTask / arguments.positions / kBlock * kBlock, 16, most);
+}
+
 template <class T>
 Tensor run(const Arguments& arguments, const std::vector<Group>& groups, Scheme scheme, double eps) {
   constexpr ScalarType type = sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
   Tensor result = torch::stable::new_empty(arguments.activations, arguments.output_shape, type);
   const int64_t positions = arguments.positions, groups_count = static_cast<int64_t>(groups.size()) - 1;
-  if (arguments.targets == 0 || positions == 0)
-    return result;
+  if (arguments.targets == 0 || positions == 0) return result;
   T* output = result.mutable_data_ptr<T>();
   if (arguments.channels == 0) {
     std::fill_n(output, arguments.targets * positions, T(0));
@@ -278,7 +301,7 @@ Tensor run(const Arguments& arguments, const std::vector<Group>& groups, Scheme 
                arguments.gradient_planes,
                arguments.channels,
                positions,
-               std::clamp<int64_t>(kElementsPerTask / positions / kBlock * kBlock, 16, 128),
+               channels_per_slice(arguments),
                0,
                scheme,
                static_cast<T>(eps),
@@ -290,7 +313,7 @@ Tensor run(const Arguments& arguments, const std::vector<Group>& groups, Scheme 
     sums.reset(new T[arguments.targets * work.slices * positions]);
     work.sums = sums.get();
   }
-  const int64_t scratch_size = std::max((kBlock + 1) * positions, 4 * work.channels_per_slice);
+  const int64_t scratch_size = std::max(2 * kBlock * positions, 4 * work.channels_per_slice);
   const int64_t targets_per_group = arguments.targets / groups_count;
   const int64_t elements = work.channels_per_slice * positions * (1 + targets_per_group);
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / elements);
@@ -306,8 +329,7 @@ Tensor run(const Arguments& arguments, const std::vector<Group>& groups, Scheme 
         std::copy_n(work.sums_of(m, 0), positions, map);
         for (int64_t slice = 1; slice < work.slices; ++slice) {
           const T* part = work.sums_of(m, slice);
-          for (int64_t p = 0; p < positions; ++p)
-            map[p] += part[p];
+          for (int64_t p = 0; p < positions; ++p) map[p] += part[p];
         }
       }
     });

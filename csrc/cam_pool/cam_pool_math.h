@@ -8,17 +8,18 @@ namespace whylight::cam_pool {
 enum class Scheme : int { kGradCam, kGradCamPlusPlus, kXGradCam, kLayerCam, kHiResCam };
 
 // Whether a scheme weighs whole channels, or every position by itself.
-constexpr bool weighs_channels(Scheme s) {
+WHYLIGHT_HOST_DEVICE constexpr bool weighs_channels(Scheme s) {
   return s == Scheme::kGradCam || s == Scheme::kGradCamPlusPlus || s == Scheme::kXGradCam;
 }
 
 // Whether a channel's weight needs the sum of its activations first.
-constexpr bool needs_total(Scheme s) {
+WHYLIGHT_HOST_DEVICE constexpr bool needs_total(Scheme s) {
   return s == Scheme::kGradCamPlusPlus || s == Scheme::kXGradCam;
 }
 
-// What one position with gradient g and activation a adds to the sum that its channel's weight is made from.
-template <Scheme S, class T>
+// What one position with gradient g and activation a adds to the sum that its channel's weight is made from. `HasEps`
+// says that eps is not 0: a branch here would keep the loops around it from vectorising.
+template <Scheme S, bool HasEps, class T>
 WHYLIGHT_HOST_DEVICE T weight_term(T g, T a, T total, T eps) {
   static_assert(weighs_channels(S));
   if constexpr (S == Scheme::kGradCam) {
@@ -27,10 +28,10 @@ WHYLIGHT_HOST_DEVICE T weight_term(T g, T a, T total, T eps) {
     return g * a;
   } else {
     // Without eps, g^2 cancels; cancelling it first keeps gradients whose square underflows.
-    const T square = eps != T(0) ? g * g : T(1);
-    const T denominator = eps != T(0) ? T(2) * square + total * g * square + eps : T(2) + total * g;
-    const T term = positive_part(g) * (square / denominator);
-    return g != T(0) && denominator != T(0) ? term : T(0);
+    const T square = HasEps ? g * g : T(1);
+    const T denominator = HasEps ? T(2) * square + total * g * square + eps : T(2) + total * g;
+    const T term = positive_part(g) * (square / (denominator != T(0) ? denominator : T(1)));
+    return (g != T(0)) & (denominator != T(0)) ? term : T(0);
   }
 }
 
@@ -56,7 +57,8 @@ WHYLIGHT_HOST_DEVICE T constant_weight(T g, T total, T positions, T eps) {
   } else if constexpr (S == Scheme::kXGradCam) {
     return channel_weight<S>(g * total, total, positions, eps);
   } else if constexpr (S == Scheme::kGradCamPlusPlus) {
-    return positions * weight_term<S>(g, T(0), total, eps);
+    return positions *
+           (eps != T(0) ? weight_term<S, true>(g, T(0), total, eps) : weight_term<S, false>(g, T(0), total, eps));
   } else {
     return g;
   }

@@ -73,8 +73,7 @@ inline void check_overlay(const Arguments& arguments, const Tensor& colours, con
       torch::headeronly::toString(colours.scalar_type()));
   check_same_device("cam_overlay", arguments.maps, "colours", colours);
   STD_TORCH_CHECK(opacity >= 0 && opacity <= 1, "cam_overlay: opacity must be from 0 to 1, got ", opacity);
-  if (!images)
-    return;
+  if (!images) return;
   STD_TORCH_CHECK(
       images->dim() == 4 && images->size(0) == arguments.count && images->size(1) == arguments.rows.out &&
           images->size(2) == arguments.columns.out && images->size(3) == 3 && images->scalar_type() == ScalarType::Byte,
@@ -91,8 +90,7 @@ struct Images {
 };
 
 inline Images images_of(const std::optional<Tensor>& images, double opacity) {
-  if (!images)
-    return {nullptr, 0, 0, 0, 0, kOpaque};
+  if (!images) return {nullptr, 0, 0, 0, 0, kOpaque};
   return {static_cast<const uint8_t*>(images->const_data_ptr()),
           images->stride(0),
           images->stride(1),

@@ -23,6 +23,11 @@ struct Table {
   std::vector<int32_t> low, high;
   std::vector<T> fraction;
 
+  void reserve(int64_t count) {
+    low.reserve(count);
+    high.reserve(count);
+    fraction.reserve(count);
+  }
   void add(const Axis& axis, uint32_t sample) {
     const Position<T> position = position_of<T>(axis, sample);
     low.push_back(position.low);
@@ -47,7 +52,7 @@ struct Drawing {
   // One of these is the output, [M, H, W] of a type or [M, H, W, 3] bytes.
   Output output;
   void* values;
-  const uint8_t* colours;  // [256, 3], or null
+  const uint32_t* colours;  // [256], three bytes of each a colour; or null
   Images images;
 };
 
@@ -59,8 +64,7 @@ WHYLIGHT_INLINE void widen(const T* __restrict row, const Table<T>& table, T* __
   const T* __restrict fraction = table.fraction.data();
   const int64_t count = table.size();
 #pragma omp simd
-  for (int64_t x = 0; x < count; ++x)
-    out[x] = between(row[low[x]], row[high[x]], fraction[x]);
+  for (int64_t x = 0; x < count; ++x) out[x] = between(row[low[x]], row[high[x]], fraction[x]);
 }
 
 // Two neighbouring rows of a map at the samples of a table, kept while the output walks down the map.
@@ -88,8 +92,7 @@ class Rows {
     const T* __restrict b = high == low ? upper_ : lower_;
     const int64_t count = columns_.size();
 #pragma omp simd
-    for (int64_t x = 0; x < count; ++x)
-      out[x] = between(a[x], b[x], fraction);
+    for (int64_t x = 0; x < count; ++x) out[x] = between(a[x], b[x], fraction);
   }
 
  private:
@@ -120,8 +123,7 @@ WHYLIGHT_INLINE void widen_range(const T* values, int64_t count, T& low, T& high
 template <class T>
 WHYLIGHT_INLINE void normalise_all(T* values, int64_t count, const Normalisation<T>& n) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i)
-    values[i] = normalised(values[i], n);
+  for (int64_t i = 0; i < count; ++i) values[i] = normalised(values[i], n);
 }
 
 // Rectifies and measures map m, normalises it at its own size, and finds the range that it will have at full size.
@@ -131,8 +133,7 @@ WHYLIGHT_INLINE void prepare(const Drawing<T>& drawing, int64_t m, T* scratch) {
   const T* map = drawing.maps + m * count;
   T* prepared = drawing.prepared + m * count;
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i)
-    prepared[i] = drawing.rectify ? positive_part(map[i]) : map[i];
+  for (int64_t i = 0; i < count; ++i) prepared[i] = drawing.rectify ? positive_part(map[i]) : map[i];
   T low = prepared[0], high = prepared[0];
   widen_range(prepared, count, low, high);
   drawing.low[m] = low;
@@ -140,33 +141,35 @@ WHYLIGHT_INLINE void prepare(const Drawing<T>& drawing, int64_t m, T* scratch) {
   if (drawing.before) {
     normalise_all(prepared, count, normalisation_of(low, high, drawing.eps, drawing.is_signed));
   }
-  if (!drawing.after)
-    return;
+  if (!drawing.after) return;
   const int64_t columns = drawing.extreme_columns.size();
   Rows<T> rows(prepared, drawing.width, drawing.extreme_columns, scratch);
   T* sampled = scratch + 2 * columns;
   for (int64_t y = 0; y < drawing.extreme_rows.size(); ++y) {
     rows.at(drawing.extreme_rows.low[y], drawing.extreme_rows.high[y], drawing.extreme_rows.fraction[y], sampled);
-    if (y == 0)
-      low = high = sampled[0];
+    if (y == 0) low = high = sampled[0];
     widen_range(sampled, columns, low, high);
   }
   drawing.normalisation[m] = normalisation_of(low, high, drawing.eps, drawing.is_signed);
 }
 
 // A row of indices as colours, laid over a row of a picture if there is one.
-WHYLIGHT_INLINE void colour(const int32_t* index, int64_t width, const uint8_t* colours, const Images& images,
+WHYLIGHT_INLINE void colour(const int32_t* index, int64_t width, const uint32_t* colours, const Images& images,
                             const uint8_t* image, uint8_t* out) {
-  if (!image) {
-    for (int64_t x = 0; x < width; ++x)
-      std::memcpy(out + 3 * x, colours + 3 * index[x], 3);
+  // Four bytes at once, of which the next pixel overwrites the last.
+  for (int64_t x = 0; x + 1 < width; ++x) std::memcpy(out + 3 * x, colours + index[x], 4);
+  std::memcpy(out + 3 * (width - 1), colours + index[width - 1], 3);
+  if (!image) return;
+  if (images.channel == 1 && images.column == 3) {
+#pragma omp simd
+    for (int64_t i = 0; i < 3 * width; ++i) out[i] = blended(out[i], image[i], images.opacity);
     return;
   }
   for (int64_t x = 0; x < width; ++x) {
-    const uint8_t* paint = colours + 3 * index[x];
-    const uint8_t* pixel = image + x * images.column;
-    for (int64_t c = 0; c < 3; ++c)
-      out[3 * x + c] = blended(paint[c], pixel[c * images.channel], images.opacity);
+    for (int64_t c = 0; c < 3; ++c) {
+      const uint8_t pixel = image[x * images.column + c * images.channel];
+      out[3 * x + c] = blended(out[3 * x + c], pixel, images.opacity);
+    }
   }
 }
 
@@ -180,8 +183,7 @@ WHYLIGHT_INLINE void draw(const Drawing<T>& drawing, int64_t m, int64_t begin, i
   T* row = scratch + 2 * width;
   for (int64_t y = begin; y < end; ++y) {
     rows.at(drawing.rows.low[y], drawing.rows.high[y], drawing.rows.fraction[y], row);
-    if (drawing.after)
-      normalise_all(row, width, drawing.normalisation[m]);
+    if (drawing.after) normalise_all(row, width, drawing.normalisation[m]);
     const int64_t offset = (m * height + y) * width;
     if (drawing.output == Output::kFloat) {
       std::copy_n(row, width, static_cast<float*>(drawing.values) + offset);
@@ -189,17 +191,16 @@ WHYLIGHT_INLINE void draw(const Drawing<T>& drawing, int64_t m, int64_t begin, i
       std::copy_n(row, width, static_cast<double*>(drawing.values) + offset);
     } else if (drawing.output == Output::kHalf) {
       auto* out = static_cast<c10::Half*>(drawing.values) + offset;
-      for (int64_t x = 0; x < width; ++x)
-        out[x] = static_cast<c10::Half>(static_cast<float>(row[x]));
-    } else if (!drawing.colours) {
-      auto* out = static_cast<uint8_t*>(drawing.values) + offset;
-#pragma omp simd
-      for (int64_t x = 0; x < width; ++x)
-        out[x] = static_cast<uint8_t>(quantised(row[x], drawing.is_signed));
+      for (int64_t x = 0; x < width; ++x) out[x] = static_cast<c10::Half>(static_cast<float>(row[x]));
     } else {
 #pragma omp simd
-      for (int64_t x = 0; x < width; ++x)
-        index[x] = quantised(row[x], drawing.is_signed);
+      for (int64_t x = 0; x < width; ++x) index[x] = quantised(row[x], drawing.is_signed);
+      if (!drawing.colours) {
+        auto* out = static_cast<uint8_t*>(drawing.values) + offset;
+#pragma omp simd
+        for (int64_t x = 0; x < width; ++x) out[x] = static_cast<uint8_t>(index[x]);
+        continue;
+      }
       const Images& images = drawing.images;
       const uint8_t* image = images.data ? images.data + m * images.batch + y * images.row : nullptr;
       colour(index, width, drawing.colours, images, image, static_cast<uint8_t*>(drawing.values) + 3 * offset);
@@ -209,8 +210,7 @@ WHYLIGHT_INLINE void draw(const Drawing<T>& drawing, int64_t m, int64_t begin, i
 
 template <class T>
 WHYLIGHT_INLINE void prepare_all(const Drawing<T>& drawing, int64_t begin, int64_t end, T* scratch) {
-  for (int64_t m = begin; m < end; ++m)
-    prepare(drawing, m, scratch);
+  for (int64_t m = begin; m < end; ++m) prepare(drawing, m, scratch);
 }
 
 template <class T>
@@ -241,14 +241,23 @@ WHYLIGHT_CLONES void draw_bands(const Drawing<double>& drawing, int64_t begin, i
 }
 
 template <class T>
-Results run(const Arguments& arguments, Output output, ScalarType range_type, const uint8_t* colours,
+void fill(const Axis& axis, bool with_extremes, Table<T>& all, Table<T>& extremes) {
+  all.reserve(axis.out);
+  for (uint32_t d = 0; d < axis.out; ++d) all.add(axis, d);
+  if (!with_extremes) return;
+  const uint32_t count = extreme_count(axis);
+  extremes.reserve(count);
+  for (uint32_t i = 0; i < count; ++i) extremes.add(axis, extreme_at(axis, i));
+}
+
+template <class T>
+Results run(const Arguments& arguments, Output output, ScalarType range_type, const uint32_t* colours,
             const Images& images) {
   constexpr ScalarType type = sizeof(T) == sizeof(float) ? ScalarType::Float : ScalarType::Double;
   const Tensor& maps = arguments.maps;
   const int64_t count = arguments.count, height = arguments.rows.out, width = arguments.columns.out;
   std::vector<int64_t> shape{count, height, width};
-  if (colours)
-    shape.push_back(3);
+  if (colours) shape.push_back(3);
   Tensor values = torch::stable::new_empty(maps, shape, type_of(output));
   Tensor low = torch::stable::new_empty(maps, {count}, type);
   Tensor high = torch::stable::new_empty(maps, {count}, type);
@@ -277,18 +286,8 @@ Results run(const Arguments& arguments, Output output, ScalarType range_type, co
                        values.mutable_data_ptr(),
                        colours,
                        images};
-    for (uint32_t y = 0; y < arguments.rows.out; ++y)
-      drawing.rows.add(arguments.rows, y);
-    for (uint32_t x = 0; x < arguments.columns.out; ++x)
-      drawing.columns.add(arguments.columns, x);
-    if (arguments.after) {
-      const Axis& rows = arguments.rows;
-      const Axis& columns = arguments.columns;
-      for (uint32_t i = 0; i < extreme_count(rows); ++i)
-        drawing.extreme_rows.add(rows, extreme_at(rows, i));
-      for (uint32_t i = 0; i < extreme_count(columns); ++i)
-        drawing.extreme_columns.add(columns, extreme_at(columns, i));
-    }
+    fill(arguments.rows, arguments.after, drawing.rows, drawing.extreme_rows);
+    fill(arguments.columns, arguments.after, drawing.columns, drawing.extreme_columns);
     const int64_t measured = area + drawing.extreme_rows.size() * drawing.extreme_columns.size();
     const int64_t maps_per_task = std::max<int64_t>(1, kPixelsPerTask / measured);
     torch::stable::parallel_for(0, count, maps_per_task, [&](int64_t begin, int64_t end) {
@@ -310,7 +309,7 @@ Results run(const Arguments& arguments, Output output, ScalarType range_type, co
   return {values, low, high};
 }
 
-Results run_either(const Arguments& arguments, Output output, ScalarType map_type, const uint8_t* colours,
+Results run_either(const Arguments& arguments, Output output, ScalarType map_type, const uint32_t* colours,
                    const Images& images) {
   const ScalarType range_type = map_type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   return arguments.maps.scalar_type() == ScalarType::Double
@@ -334,8 +333,10 @@ Results cam_overlay_cpu(const Tensor& maps, int64_t height, int64_t width, bool 
       check_arguments("cam_overlay", maps, height, width, rectify, is_signed, normalise, eps, interpolation, false);
   check_overlay(arguments, colours, images, opacity);
   const Tensor table = torch::stable::contiguous(colours);
-  return run_either(arguments, Output::kByte, maps.scalar_type(), table.const_data_ptr<uint8_t>(),
-                    images_of(images, opacity));
+  const auto* bytes = table.const_data_ptr<uint8_t>();
+  uint32_t words[256] = {};
+  for (int64_t i = 0; i < 256; ++i) std::memcpy(words + i, bytes + 3 * i, 3);
+  return run_either(arguments, Output::kByte, maps.scalar_type(), words, images_of(images, opacity));
 }
 
 }  // namespace

@@ -50,8 +50,7 @@ WHYLIGHT_HOST_DEVICE Position<T> position_of(const Axis& axis, uint32_t d) {
   }
   const uint32_t low = numerator / denominator;
   const uint32_t rest = numerator - low * denominator;
-  if (low + 1 >= axis.in)
-    return {static_cast<int32_t>(axis.in - 1), static_cast<int32_t>(axis.in - 1), T(0)};
+  if (low + 1 >= axis.in) return {static_cast<int32_t>(axis.in - 1), static_cast<int32_t>(axis.in - 1), T(0)};
   return {static_cast<int32_t>(low), static_cast<int32_t>(low + 1), static_cast<T>(rest) / static_cast<T>(denominator)};
 }
 
@@ -62,8 +61,7 @@ WHYLIGHT_HOST_DEVICE uint32_t extreme_count(const Axis& axis) {
 }
 
 WHYLIGHT_HOST_DEVICE uint32_t extreme_at(const Axis& axis, uint32_t index) {
-  if (axis.out <= 2 * axis.in)
-    return index;
+  if (axis.out <= 2 * axis.in) return index;
   // The first sample of interval i is the first d whose coordinate reaches i; the last of i precedes the first of i
   // + 1.
   const uint32_t interval = (index + 1) / 2;
@@ -114,7 +112,7 @@ WHYLIGHT_HOST_DEVICE T normalised(T v, const Normalisation<T>& n) {
 // 255 v truncated, as np.uint8(255 * v), of v held to 0..1; a signed v is brought there from -1..1 first; NaN is 0.
 template <class T>
 WHYLIGHT_HOST_DEVICE int32_t quantised(T v, bool is_signed) {
-  const T unit = is_signed ? (v + T(1)) * T(0.5) : v;
+  const T unit = multiply_add(v, is_signed ? T(0.5) : T(1), is_signed ? T(0.5) : T(0));
   const T positive = unit > T(0) ? unit : T(0);
   return static_cast<int32_t>(T(255) * (positive < T(1) ? positive : T(1)));
 }
@@ -123,7 +121,7 @@ WHYLIGHT_HOST_DEVICE int32_t quantised(T v, bool is_signed) {
 constexpr int32_t kOpaque = 65536;
 
 WHYLIGHT_HOST_DEVICE uint8_t blended(int32_t colour, int32_t image, int32_t opacity) {
-  return static_cast<uint8_t>((opacity * colour + (kOpaque - opacity) * image + kOpaque / 2) / kOpaque);
+  return static_cast<uint8_t>((opacity * colour + (kOpaque - opacity) * image + kOpaque / 2) >> 16);
 }
 
 }  // namespace whylight::cam_render

@@ -30,8 +30,7 @@ inline std::optional<Planes> planes_of(const torch::stable::Tensor& tensor) {
   int64_t reach = 0;
   bool constant = true;
   for (int64_t d = tensor.dim() - 1; d >= 2; --d) {
-    if (sizes[d] == 1)
-      continue;
+    if (sizes[d] == 1) continue;
     if (constant) {
       position_stride = strides[d];
     } else if (strides[d] != reach) {
