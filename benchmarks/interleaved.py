@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def interleaved(contestants: Mapping[str, Callable[[], object]], seconds: float, least: int = 5) -> dict[str, list[float]]:
+def interleaved(
+    contestants: Mapping[str, Callable[[], object]], seconds: float, least: int = 5
+) -> dict[str, list[float]]:
     """Call all functions in turns for `seconds`, each at least `least` times, and return their times in seconds."""
     for run in contestants.values():
         run()

@@ -1,0 +1,141 @@
+"""Grad-CAM of ResNet-50 at 224 x 224: plain forward, whylight in process, whylight over gRPC from JPEG bytes, and its peers.
+
+Everything is measured in one run: what shares a process takes turns, so that what else the machine does hits all alike;
+the served rows come right after, each beside plain forwards of its own. ``make bench`` runs it; ``--json FILE`` keeps it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+import rich.console
+import rich.table
+import skimage.data
+import torch
+from contestants import CLASS, CONTESTANTS, SOURCE
+from environment import describe
+from interleaved import interleaved, median_ratio
+from PIL import Image
+
+from whylight.testing.server import running_server
+
+BASE = "plain forward, whylight's layout"
+SERVED = "whylight over gRPC, from JPEG"
+
+
+def measure_in_process(batch: int, seconds: float) -> list[dict[str, Any]]:
+    """Return a row for each contestant at one batch size."""
+    times = interleaved({name: make(batch) for name, make in CONTESTANTS.items()}, seconds)
+    return [
+        {
+            "what": name,
+            "batch": batch,
+            "explanations_per_second": batch / statistics.median(taken),
+            "time_over_plain": median_ratio(times, name, BASE),
+            "p50_ms": statistics.median(taken) * 1e3,
+            "p99_ms": float(np.quantile(taken, 0.99)) * 1e3,
+            "peak_mib": peak_memory(name, batch),
+        }
+        for name, taken in times.items()
+    ]
+
+
+def peak_memory(name: str, batch: int) -> float:
+    """Return how much a fresh process grows at most, in MiB, over what it has with the libraries and the weights loaded."""
+    command = [sys.executable, __file__, "--memory-of", name, "--batches", str(batch)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def print_peak_memory(name: str, batch: int) -> None:
+    """Run one contestant three times, and print by how much the process's peak grew."""
+    run = CONTESTANTS[name](batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def measure_served(batch: int, seconds: float, picture: Path) -> dict[str, Any]:
+    """Return the row of the server at saturation: twice as many callers as a batch holds, in a process of their own."""
+    plain = interleaved({BASE: CONTESTANTS[BASE](batch)}, seconds / 2)[BASE]
+    model = {"name": "resnet50", "source": SOURCE, "weights": "random:0"}
+    with running_server(models=[model], batching={"max_batch": batch}) as server:
+        calls = max(4 * batch, int(seconds * batch / statistics.median(plain)))
+        load = [sys.executable, "-m", "whylight", "bench", str(picture), "--server", server.address, "--json"]
+        load += ["--target", str(CLASS), "--concurrency", str(2 * batch), "--calls", str(calls)]
+        report = json.loads(subprocess.run(load, capture_output=True, text=True, check=True).stdout)
+    plain += interleaved({BASE: CONTESTANTS[BASE](batch)}, seconds / 2)[BASE]
+    throughput = report["throughput"]
+    return {
+        "what": SERVED,
+        "batch": batch,
+        "explanations_per_second": throughput,
+        "time_over_plain": (batch / throughput) / statistics.median(plain),
+        "p50_ms": report["latency"]["p50"] * 1e3,
+        "p99_ms": report["latency"]["p99"] * 1e3,
+        "mean_batch_size": report["mean_batch_size"],
+        "calls": report["calls"],
+    }
+
+
+def print_table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Print the rows for people."""
+    table = rich.table.Table(title=f"Grad-CAM, ResNet-50, 224 x 224, float32 ({facts['processor']})")
+    for column in ("batch", "what", "explanations/s", "time / plain forward", "p50 ms", "p99 ms", "peak MiB"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for row in sorted(rows, key=lambda row: row["batch"]):
+        peak = row.get("peak_mib")
+        table.add_row(
+            str(row["batch"]),
+            row["what"],
+            f"{row['explanations_per_second']:.1f}",
+            f"{row['time_over_plain']:.2f}",
+            f"{row['p50_ms']:.0f}",
+            f"{row['p99_ms']:.0f}",
+            "" if peak is None else f"{peak:.0f}",
+        )
+    rich.console.Console(width=120).print(table)
+    rich.print(facts)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="for each batch size, in process; half of it served"
+    )
+    parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
+    parser.add_argument("--json", type=Path, help="file to keep the rows in")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print_peak_memory(arguments.memory_of, arguments.batches[0])
+        return
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "chelsea.jpg"
+        Image.fromarray(skimage.data.chelsea()).save(picture, quality=90)
+        for batch in arguments.batches:
+            rows += measure_in_process(batch, arguments.seconds)
+            rows.append(measure_served(batch, arguments.seconds / 2, picture))
+    facts = describe("torchvision", "grad-cam", "captum", "grpcio")
+    print_table(rows, facts)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"environment": facts, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
