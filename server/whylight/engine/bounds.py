@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from whylight.engine.frames import FRAME_BYTES
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -35,5 +37,7 @@ class Bounds:
                 raise ValueError(
                     f"max_queued_{name} is {queued}, below max_batch_{name}, {batch}: no batch would ever be full"
                 )
+        if self.max_batch_bytes > FRAME_BYTES // 2:
+            raise ValueError(f"max_batch_bytes is {self.max_batch_bytes}, above what a frame takes: {FRAME_BYTES // 2}")
         if not 0 <= self.max_delay <= 60:
             raise ValueError(f"max_delay is {self.max_delay}; it must be between 0 and 60 seconds")

@@ -102,6 +102,12 @@ class Dispatcher:
             self._recall(self._live)
             self._end(list(self._live), error)
 
+    def close(self, error: Callable[[], WhylightError]) -> None:
+        """End every item with an error, and wait for nothing more."""
+        self.abandon(error)
+        if self._timer:
+            self._timer.cancel()
+
     def add_worker(self, worker: int) -> None:
         """Count a worker in and give it work."""
         self.roster.add(worker, self._clock.now())

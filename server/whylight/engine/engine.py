@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, LoopClock
 from whylight.engine.dispatch import BatchReport, Dispatcher, tell
+from whylight.engine.frames import FRAME_BYTES
 from whylight.engine.item import Item
 from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
 from whylight.engine.scheduler import Ticket
 from whylight.engine.work import Work, signature
-from whylight.errors import DeadlineExceeded, Unavailable, WhylightError
+from whylight.errors import DeadlineExceeded, InvalidInput, Unavailable, WhylightError
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_to_proto
 from whylight.worker.v1 import worker_pb2
@@ -163,7 +164,7 @@ class Engine:
             try:
                 await self._pool.stop(max(end - self._clock.now(), 1.0))
             finally:
-                self._dispatcher.abandon(self._closed)
+                self._dispatcher.close(self._closed)
                 self._set_state(State.STOPPED)
 
     def worker_up(self, worker: int, ready: worker_pb2.Ready) -> None:
@@ -212,6 +213,11 @@ class Engine:
             size=input.ByteSize(),
             deadline=math.inf if work.deadline is None else work.deadline,
         )
+        if ticket.size > FRAME_BYTES // 2:
+            raise InvalidInput(
+                f"an input has {ticket.size} bytes, more than the {FRAME_BYTES // 2} that a worker takes",
+                reason="REQUEST_TOO_LARGE",
+            )
         return Item(ticket, plan, input, seed, arrived, asyncio.get_running_loop().create_future())
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:

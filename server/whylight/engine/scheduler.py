@@ -97,16 +97,6 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._homes)
 
-    @property
-    def queued_cost(self) -> float:
-        """Model evaluations that wait."""
-        return self._cost
-
-    @property
-    def queued_bytes(self) -> int:
-        """Bytes that wait."""
-        return self._size
-
     def admit(self, tickets: Sequence[Ticket], now: float) -> None:
         """Queue all of `tickets`, or none of them.
 

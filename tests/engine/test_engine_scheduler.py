@@ -1,0 +1,241 @@
+"""The scheduler's promises, one by one, with the time in our hands."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whylight.engine.bounds import Bounds
+from whylight.engine.scheduler import CloseReason, Scheduler, Ticket
+from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
+
+
+def tickets(count: int, queue: str = "a", *, first: int = 1, cost: float = 1.0, **rest: float) -> list[Ticket]:
+    return [Ticket(first + place, queue, cost, **rest) for place in range(count)]
+
+
+def ids(batch) -> list[int]:
+    return [ticket.id for ticket in batch.tickets]
+
+
+def serve(scheduler: Scheduler, now: float = 0.0):
+    """Take a batch and have it done at once, at a cost of one per second."""
+    batch = scheduler.next_batch(now)
+    scheduler.finished(batch.cost, batch.cost)
+    return batch
+
+
+def test_with_no_delay_a_batch_is_what_there_is_when_a_worker_is_free() -> None:
+    scheduler = Scheduler(Bounds())
+    assert scheduler.next_batch(0.0) is None
+    scheduler.admit(tickets(3), 0.0)
+    batch = scheduler.next_batch(0.0)
+    assert ids(batch) == [1, 2, 3]
+    assert batch.reason is CloseReason.WORKER_FREE
+
+
+def test_a_large_request_is_split_and_the_rest_keeps_its_order() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=4))
+    scheduler.admit(tickets(10), 0.0)
+    batches = [scheduler.next_batch(0.0) for _ in range(3)]
+    assert [ids(batch) for batch in batches] == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert [batch.reason for batch in batches] == [CloseReason.FULL, CloseReason.FULL, CloseReason.WORKER_FREE]
+
+
+def test_a_batch_is_bounded_by_cost_and_by_bytes() -> None:
+    scheduler = Scheduler(Bounds(max_batch_cost=10.0, max_batch_bytes=100))
+    scheduler.admit(tickets(3, "costly", cost=4.0), 0.0)
+    scheduler.admit(tickets(3, "heavy", first=4, size=40), 0.0)
+    assert [ids(scheduler.next_batch(0.0)) for _ in range(4)] == [[1, 2], [4, 5], [3], [6]]
+
+
+def test_an_item_above_the_bounds_of_a_batch_goes_alone() -> None:
+    scheduler = Scheduler(Bounds(max_batch_cost=10.0))
+    scheduler.admit([Ticket(1, "a", 1.0), Ticket(2, "a", 50.0), Ticket(3, "a", 1.0)], 0.0)
+    assert [ids(scheduler.next_batch(0.0)) for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_a_batch_is_never_mixed() -> None:
+    scheduler = Scheduler(Bounds())
+    scheduler.admit([Ticket(id, "ab"[id % 2], 1.0) for id in range(6)], 0.0)
+    assert [ids(scheduler.next_batch(0.0)) for _ in range(2)] == [[0, 2, 4], [1, 3, 5]]
+
+
+def test_with_a_delay_a_batch_waits_for_it_from_its_first_item_or_until_it_is_full() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=3, max_delay=0.5))
+    scheduler.admit(tickets(1), 10.0)
+    scheduler.admit(tickets(1, first=2), 10.3)
+    assert scheduler.next_batch(10.4) is None
+    assert scheduler.next_event(10.4) == 10.5
+    late = scheduler.next_batch(10.5)
+    assert (ids(late), late.reason) == ([1, 2], CloseReason.MAX_DELAY)
+    scheduler.admit(tickets(3, first=3), 11.0)
+    full = scheduler.next_batch(11.0)
+    assert (ids(full), full.reason) == ([3, 4, 5], CloseReason.FULL)
+
+
+def test_draining_waits_for_no_more() -> None:
+    scheduler = Scheduler(Bounds(max_delay=0.5))
+    scheduler.admit(tickets(2), 0.0)
+    scheduler.draining = True
+    assert scheduler.next_batch(0.0).reason is CloseReason.DRAINING
+
+
+def test_ahead_of_a_busy_worker_only_full_batches_leave() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=2))
+    scheduler.admit(tickets(1), 0.0)
+    assert scheduler.next_batch(0.0, only_full=True) is None
+    scheduler.admit(tickets(1, first=2), 0.0)
+    assert ids(scheduler.next_batch(0.0, only_full=True)) == [1, 2]
+
+
+def test_equal_queues_take_turns() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=2))
+    for place, queue in enumerate("abc"):
+        scheduler.admit(tickets(4, queue, first=10 * place), 0.0)
+    assert [scheduler.next_batch(0.0).queue for _ in range(6)] == ["a", "b", "c", "a", "b", "c"]
+
+
+@given(
+    costs=st.lists(st.sampled_from([1.0, 2.0, 7.0, 30.0, 100.0]), min_size=2, max_size=5),
+    turns=st.integers(1, 300),
+)
+def test_backlogged_queues_are_served_the_same_cost(costs: list[float], turns: int) -> None:
+    bounds = Bounds(max_batch_items=8, max_batch_cost=64.0, max_queued_items=20000, max_queued_cost=10e6)
+    scheduler = Scheduler(bounds)
+    for queue, cost in enumerate(costs):
+        scheduler.admit(tickets(2400, str(queue), first=10000 * queue, cost=cost), 0.0)
+    served = dict.fromkeys(map(str, range(len(costs))), 0.0)
+    for _ in range(turns):
+        batch = scheduler.next_batch(0.0)
+        served[batch.queue] += batch.cost
+    assert max(served.values()) - min(served.values()) <= 8 + max(64.0, *costs)
+
+
+def test_a_queue_that_always_runs_empty_gains_nothing_by_it() -> None:
+    """One expensive item at a time, beside a crowd of cheap ones: alternating would give it 500 of every 508."""
+    scheduler = Scheduler(Bounds(max_batch_items=8, max_queued_items=20000, max_queued_cost=1e6))
+    scheduler.admit(tickets(10000, "cheap"), 0.0)
+    scheduler.admit([Ticket(100000, "costly", 500.0)], 0.0)
+    served = {"cheap": 0.0, "costly": 0.0}
+    while sum(served.values()) < 10000:
+        batch = serve(scheduler)
+        served[batch.queue] += batch.cost
+        if batch.queue == "costly":
+            scheduler.admit([Ticket(ids(batch)[0] + 1, "costly", 500.0)], 0.0)
+    assert served["costly"] <= served["cheap"] + 508
+
+
+def test_newcomers_do_not_starve_a_queue_in_debt() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=8))
+    scheduler.admit([Ticket(1, "debtor", 80.0), Ticket(2, "debtor", 1.0)], 0.0)
+    assert ids(scheduler.next_batch(0.0)) == [1, 2]
+    scheduler.admit([Ticket(3, "debtor", 1.0)], 0.0)
+    for newcomer in range(4, 100):  # each in a queue of its own, before the debtor's turn has come
+        scheduler.admit([Ticket(newcomer, newcomer, 1.0)], 0.0)
+        if 3 in ids(scheduler.next_batch(0.0)):
+            break
+    assert newcomer <= 4 + math.ceil(81 / 8)
+
+
+def test_debts_are_forgotten_when_nothing_is_left_to_do() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=8))
+    scheduler.admit([Ticket(1, "a", 500.0)], 0.0)
+    serve(scheduler)
+    scheduler.admit([Ticket(2, "a", 500.0), Ticket(3, "b", 1.0)], 0.0)
+    assert ids(scheduler.next_batch(0.0)) == [2]
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        Bounds(max_batch_items=4, max_queued_items=4),
+        Bounds(max_batch_cost=4.0, max_queued_cost=4.0),
+        Bounds(max_batch_bytes=40, max_queued_bytes=40),
+    ],
+)
+def test_a_full_queue_takes_all_of_a_call_or_nothing_and_says_when_to_come_again(bounds: Bounds) -> None:
+    scheduler = Scheduler(bounds)
+    scheduler.throughput.count(cost=100.0, seconds=50.0)
+    scheduler.admit(tickets(3, size=10), 0.0)
+    with pytest.raises(Overloaded) as caught:
+        scheduler.admit(tickets(3, first=4, size=10), 0.0)
+    assert caught.value.reason == "QUEUE_FULL"
+    # Two of four places have to become free: half of what waits, which is 3, at a pace of 2 a second.
+    assert caught.value.retry_after == pytest.approx(0.75)
+    assert len(scheduler) == 3
+    scheduler.admit(tickets(1, first=7, size=10), 0.0)
+    assert ids(scheduler.next_batch(0.0)) == [1, 2, 3, 7]
+
+
+def test_the_wait_is_shorter_with_more_workers_and_has_a_guess_before_anything_was_measured() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=4, max_queued_items=4))
+    scheduler.admit(tickets(4), 0.0)
+    with pytest.raises(Overloaded) as caught:
+        scheduler.admit(tickets(4, first=5), 0.0)
+    assert caught.value.retry_after == 1.0
+    scheduler.throughput.count(cost=1.0, seconds=1.0)
+    scheduler.throughput.workers = 2
+    with pytest.raises(Overloaded) as caught:
+        scheduler.admit(tickets(4, first=5), 0.0)
+    assert caught.value.retry_after == pytest.approx(2.0)
+
+
+def test_what_never_fits_is_not_told_to_come_again() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=4, max_queued_items=4))
+    with pytest.raises(InvalidInput) as caught:
+        scheduler.admit(tickets(5), 0.0)
+    assert caught.value.reason == "REQUEST_TOO_COSTLY"
+    assert caught.value.retry_after is None
+
+
+def test_cancelled_items_make_room_at_once() -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=4, max_queued_items=4))
+    scheduler.admit(tickets(4), 0.0)
+    assert [ticket.id for ticket in scheduler.cancel([2, 3, 99])] == [2, 3]
+    scheduler.admit(tickets(2, first=5), 0.0)
+    assert ids(scheduler.next_batch(0.0)) == [1, 4, 5, 6]
+
+
+def test_expiry_is_by_absolute_deadline_and_needs_no_dequeue() -> None:
+    scheduler = Scheduler(Bounds())
+    scheduler.admit([Ticket(1, "a", 1.0, deadline=5.0), Ticket(2, "a", 1.0, deadline=3.0), Ticket(3, "a", 1.0)], 0.0)
+    assert scheduler.next_event(0.0) == 3.0
+    assert [ticket.id for ticket in scheduler.expire(2.999)] == []
+    assert [ticket.id for ticket in scheduler.expire(3.0)] == [2]
+    assert scheduler.next_event(3.0) == 5.0
+    assert ids(scheduler.next_batch(4.0)) == [1, 3]
+    assert scheduler.next_event(4.0) == math.inf
+    assert scheduler.expire(100.0) == []
+
+
+def test_a_deadline_that_cannot_be_met_is_told_at_once() -> None:
+    scheduler = Scheduler(Bounds())
+    with pytest.raises(DeadlineExceeded):
+        scheduler.admit(tickets(1, deadline=1.0), now=1.0)
+    scheduler.throughput.count(cost=1.0, seconds=1.0)
+    scheduler.admit(tickets(100), 0.0)
+    with pytest.raises(DeadlineExceeded, match="cannot be met"):
+        scheduler.admit(tickets(1, first=101, deadline=49.0), 0.0)
+    scheduler.admit(tickets(1, first=102, deadline=51.0), 0.0)
+    scheduler.admit(tickets(1, "other", first=103, deadline=1.0), 0.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_batch_items": 0},
+        {"max_batch_cost": math.inf},
+        {"max_batch_items": 10, "max_queued_items": 9},
+        {"max_queued_cost": 1.0},
+        {"max_batch_bytes": 2**30},
+        {"max_delay": -1.0},
+        {"max_delay": math.nan},
+    ],
+)
+def test_bounds_that_do_not_fit_together_are_refused_at_start(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="max_"):
+        Bounds(**wrong)
