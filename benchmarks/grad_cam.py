@@ -1,7 +1,7 @@
-"""Grad-CAM of ResNet-50 at 224 x 224: plain forward, whylight in process, whylight over gRPC from JPEG bytes, and its peers.
+"""Grad-CAM of ResNet-50 at 224 x 224: plain forward, whylight in process and over gRPC from JPEG bytes, and its peers.
 
-Everything is measured in one run: what shares a process takes turns, so that what else the machine does hits all alike;
-the served rows come right after, each beside plain forwards of its own. ``make bench`` runs it; ``--json FILE`` keeps it.
+Everything is measured in one run: what shares a process takes turns, so that what else the machine does hits all
+alike; the served rows come right after, each beside plain forwards of its own. ``--json FILE`` keeps the rows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure_in_process(batch: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def peak_memory(name: str, batch: int) -> float:
-    """Return how much a fresh process grows at most, in MiB, over what it has with the libraries and the weights loaded."""
+    """Return by how many MiB a fresh process grows at most, over what it has when libraries and weights are loaded."""
     command = [sys.executable, __file__, "--memory-of", name, "--batches", str(batch)]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 

@@ -1,4 +1,4 @@
-"""Times several functions in turns, so that what else the machine does hits all of them alike; knows not what they do."""
+"""Times functions in turns, so that what else the machine does hits all of them alike; knows not what they do."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The build backend: setuptools, plus torch in the build environment when the native operators are to be built.
 
-The operators use torch's stable ABI, so any torch >= 2.11 gives the same extension. An isolated build sees no torch of the
-environment that it installs into; this backend lends it that torch when there is one, and otherwise asks pip for one, so
-that a plain ``pip install`` has native operators. ``WHYLIGHT_NATIVE=0`` leaves them out.
+The operators use torch's stable ABI, so any torch >= 2.11 gives the same extension. An isolated build sees no torch of
+the environment that it installs into; this backend lends it that torch when there is one, and otherwise asks pip for
+one, so that a plain ``pip install`` has native operators. ``WHYLIGHT_NATIVE=0`` leaves them out.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole product in one minute: starts the server, explains real photos with two methods, writes the pictures, stops.
+"""The whole product in a minute: starts the server, explains real photos by two methods, writes pictures, stops.
 
 Run it with ``make demo``. It uses only what a user has: the command ``whylight serve`` and the client.
 """

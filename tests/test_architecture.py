@@ -1,4 +1,4 @@
-"""The rules of ARCHITECTURE.md that can be checked by reading: which room may import what, and what a file must have."""
+"""The rules of ARCHITECTURE.md that can be checked by reading: what a room may import, and what a file must have."""
 
 from __future__ import annotations
 
@@ -13,14 +13,47 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "server" / "whylight"
 FORBIDDEN = {
-    "engine": {"torch", "torchvision", "grpc", "pluggy", "whylight.rpc", "whylight.subject", "whylight.models", "whylight.ops"},
-    "rpc": {"torch", "torchvision", "pluggy", "whylight.subject", "whylight.ops", "whylight.explainer", "whylight.plugins"},
-    "client": {"torch", "torchvision", "pluggy", "whylight.engine", "whylight.subject", "whylight.models", "whylight.ops"},
+    "engine": {
+        "torch",
+        "torchvision",
+        "grpc",
+        "pluggy",
+        "whylight.rpc",
+        "whylight.subject",
+        "whylight.models",
+        "whylight.ops",
+    },
+    "rpc": {
+        "torch",
+        "torchvision",
+        "pluggy",
+        "whylight.subject",
+        "whylight.ops",
+        "whylight.explainer",
+        "whylight.plugins",
+    },
+    "client": {
+        "torch",
+        "torchvision",
+        "pluggy",
+        "whylight.engine",
+        "whylight.subject",
+        "whylight.models",
+        "whylight.ops",
+    },
     "wire": {"torch", "torchvision", "grpc", "pluggy", "whylight.engine", "whylight.subject", "whylight.ops"},
     "worker": {"grpc", "whylight.rpc", "whylight.client"},
     "subject": {"grpc", "whylight.rpc", "whylight.engine", "whylight.wire", "google"},
     "models": {"grpc", "whylight.rpc", "whylight.engine", "whylight.wire", "google"},
-    "ops": {"grpc", "google", "whylight.rpc", "whylight.engine", "whylight.wire", "whylight.subject", "whylight.models"},
+    "ops": {
+        "grpc",
+        "google",
+        "whylight.rpc",
+        "whylight.engine",
+        "whylight.wire",
+        "whylight.subject",
+        "whylight.models",
+    },
 }
 PUBLIC = {"whylight", "whylight.ops"}
 
@@ -70,7 +103,9 @@ def test_plugins_import_only_public_names() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
-                broken += [f"{path.name}: {name}" for name in names if name.startswith("whylight.") and name not in PUBLIC]
+                broken += [
+                    f"{path.name}: {name}" for name in names if name.startswith("whylight.") and name not in PUBLIC
+                ]
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("whylight"):
                 own = node.module.split(".")[0] != "whylight" and node.module.split(".")[0] in path.parts
                 public = node.module == "whylight" and all(alias.name in whylight.__all__ for alias in node.names)
@@ -87,7 +122,10 @@ def test_plugins_import_only_public_names() -> None:
         ("whylight.cli", {"torch", "pluggy", "grpc"}),
         ("whylight.serve, whylight.rpc.server", {"torch", "torchvision", "whylight_cam", "whylight_gradients"}),
         ("whylight.plugins", {"torch", "grpc"}),
-        ("whylight_cam, whylight_gradients, whylight_torchvision, whylight_timm, whylight_demo", {"torchvision", "timm", "grpc"}),
+        (
+            "whylight_cam, whylight_gradients, whylight_torchvision, whylight_timm, whylight_demo",
+            {"torchvision", "timm", "grpc"},
+        ),
     ],
 )
 def test_an_import_stays_light(modules: str, absent: set[str]) -> None:
@@ -105,13 +143,19 @@ def test_every_public_name_exists_and_is_listed() -> None:
 
 
 def source_files() -> list[Path]:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     kinds = {".py", ".cpp", ".cu", ".cuh", ".h", ".ts", ".go", ".proto"}
     return [ROOT / name for name in listed.stdout.splitlines() if Path(name).suffix in kinds and (ROOT / name).exists()]
 
 
 def test_no_file_is_above_500_lines() -> None:
-    long = {str(path.relative_to(ROOT)): count for path in source_files() if (count := len(path.read_text().splitlines())) > 500}
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in source_files()
+        if (count := len(path.read_text().splitlines())) > 500
+    }
     # The proto of a service stays in one file with its messages (AIP-191); most of its lines are comments.
     assert set(long) <= {"proto/whylight/v1/explanation.proto"}
 

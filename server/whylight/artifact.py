@@ -1,4 +1,4 @@
-"""The named pieces of an answer, as a caller holds them: arrays, encoded pictures, boxes; knows no torch and no wire."""
+"""The named pieces of an answer, as a caller holds them: arrays, pictures, boxes; knows no torch and no wire."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 from PIL import Image
 

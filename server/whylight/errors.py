@@ -1,17 +1,18 @@
 """Every error that whylight raises for a cause it knows; knows nothing of gRPC, protobuf or torch.
 
-WhylightError                 code                  reasons
-├── InvalidInput              INVALID_ARGUMENT      IMAGE_UNREADABLE IMAGE_TOO_LARGE TENSOR_INVALID OPTION_INVALID TARGET_INVALID
-│                                                   OUTPUT_INVALID REQUEST_INVALID TOO_MANY_INPUTS …
-├── NotFound                  NOT_FOUND             MODEL_NOT_FOUND METHOD_NOT_FOUND LAYER_NOT_FOUND LABEL_NOT_FOUND
-├── Unsupported               FAILED_PRECONDITION   METHOD_UNSUPPORTED TARGET_UNSUPPORTED
-├── Overloaded                RESOURCE_EXHAUSTED    QUEUE_FULL OUT_OF_MEMORY
-├── Unavailable               UNAVAILABLE           MODEL_LOADING DRAINING WORKER_LOST
-├── DeadlineExceeded          DEADLINE_EXCEEDED     DEADLINE_EXCEEDED
-├── Cancelled                 CANCELLED             CANCELLED
-├── MethodFailed              INTERNAL              METHOD_FAILED
-├── InternalError             INTERNAL              INTERNAL
-└── Unauthenticated           UNAUTHENTICATED       UNAUTHENTICATED
+WhylightError             code
+├── InvalidInput          INVALID_ARGUMENT      the request is wrong in itself
+├── NotFound              NOT_FOUND             it names what this server has not
+├── Unsupported           FAILED_PRECONDITION   this model cannot do it
+├── Overloaded            RESOURCE_EXHAUSTED    more work than the server takes
+├── Unavailable           UNAVAILABLE           no work just now: loading, draining, a worker lost
+├── DeadlineExceeded      DEADLINE_EXCEEDED
+├── Cancelled             CANCELLED
+├── MethodFailed          INTERNAL              a plugin's method raised
+├── InternalError         INTERNAL              a fault of ours
+└── Unauthenticated       UNAUTHENTICATED
+
+Each carries a constant `reason`; the list of reasons is in proto/whylight/v1/README.md.
 """
 
 from __future__ import annotations

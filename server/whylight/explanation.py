@@ -1,16 +1,18 @@
-"""What a caller gets: predictions and explanations of one input; knows neither how they were made nor how they travelled."""
+"""What a caller gets: predictions and explanations of one input; knows not how they were made or how they travelled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
 from whylight.artifact import Artifact, Box, Boxes, Map, Picture
 from whylight.target import Target
+
+AnyArtifact = TypeVar("AnyArtifact", Map, Picture, Boxes)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Explanation:
     @property
     def map(self) -> npt.NDArray[Any]:
         """The first map of the artifacts, `[H, W]`."""
-        return self._first(Map).array
+        array: npt.NDArray[Any] = self._first(Map).array
+        return array
 
     @property
     def picture(self) -> Picture:
@@ -95,7 +98,7 @@ class Explanation:
             bundle[pictures[0].media_type] = pictures[0].data
         return bundle
 
-    def _first(self, kind: type[Any]) -> Any:
+    def _first(self, kind: type[AnyArtifact]) -> AnyArtifact:
         for artifact in self.artifacts:
             if isinstance(artifact, kind):
                 return artifact

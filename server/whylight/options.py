@@ -1,4 +1,4 @@
-"""What a caller may set for one run of a method: the base class, the layer type, the numeric profile; knows no model."""
+"""What a caller may set for a run of a method: the base class, the layer type, the numeric profile; knows no model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numeric conventions that libraries differ in, as data: constants, order of operations, interpolation; computes nothing.
+"""The numeric conventions that libraries differ in, as data: constants, order, interpolation; computes nothing.
 
 Sources: the papers; pytorch-grad-cam 1.5.7 `base_cam.py`, `utils/image.py`; captum 0.9.0 `layer/grad_cam.py`,
 `_utils/attribution.py`; torch-cam HEAD `methods/core.py` (research/methods.md section 2).
@@ -17,7 +17,7 @@ class Profile:
     """One set of conventions.
 
     `rectify`: whether methods defined with a final ReLU apply it. `normalise`: min–max of the map "before" the resize,
-    "after" it, or "both". `normalise_eps` is added to the range as pytorch-grad-cam does: (x - min) / (eps + max(x - min)).
+    "after" it, or "both". `normalise_eps` is added to the range: (x - min) / (eps + max(x - min)).
     `interpolation`: how a map is resized; "bilinear" is with half-pixel centres (align_corners=False).
     `grad_cam_plus_plus_eps` and `xgrad_cam_eps` are added to the denominators of those methods.
     """
