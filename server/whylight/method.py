@@ -109,7 +109,7 @@ class Attribution(Method):
 
     @abc.abstractmethod
     def attribute(self, subject: Subject, batch: Batch, options: Any) -> torch.Tensor | Maps:
-        """Return a raw map for each target, `[M, h, w]` at any resolution; resizing and drawing are the server's work."""
+        """Return a raw map for each target, `[M, h, w]` at any resolution; resizing and drawing are not its work."""
 
     def presentation(self, options: Any) -> Presentation:
         """Return how the map is to be shown."""
