@@ -16,6 +16,7 @@ namespace whylight::cam_pool {
 namespace {
 
 constexpr int64_t kBlock = 4;                  // channels that are added to a map in one pass over it
+constexpr int64_t kRun = 64;                   // positions that are summed before their sum is: rounding stays small
 constexpr int64_t kElementsPerTask = 1 << 16;  // below this, handing work to a thread costs more than it saves
 
 // Everything that a slice needs to know, T being the type that is computed in.
@@ -95,6 +96,12 @@ template <Scheme S, bool HasEps, class T>
 WHYLIGHT_INLINE void add_terms(const T* g, const T* a, const T* total, T eps, int64_t count, T* sums) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) sums[i] += weight_term<S, HasEps>(g[i], a[i], total[i], eps);
+}
+
+template <class T>
+WHYLIGHT_INLINE void add(const T* values, int64_t count, T* sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) sums[i] += values[i];
 }
 
 // Planes c, c + 1, ... of one input or target as T, each a pointer: converted in one go where they are neighbours.
@@ -184,16 +191,20 @@ WHYLIGHT_INLINE void pool_channels_last(const Work<T>& work, const Group* group,
   const bool constant = work.g.order == Order::kConstant;
   T* total = scratch;
   T* weight = total + count;
-  T* a_scratch = weight + count;
+  T* part = weight + count;
+  T* a_scratch = part + count;
   T* g_scratch = a_scratch + count;
   const int64_t a_offset = group->input * work.a.batch_stride + begin * work.a.channel_stride;
   std::fill_n(total, count, T(0));
   if (needs_total(S)) {
-    for (int64_t p = 0; p < positions; ++p) {
-      const T* a =
-          load(work.activations, work.activation_type, a_offset + p * work.a.position_stride, count, a_scratch);
-#pragma omp simd
-      for (int64_t c = 0; c < count; ++c) total[c] += a[c];
+    for (int64_t run = 0; run < positions; run += kRun) {
+      std::fill_n(part, count, T(0));
+      for (int64_t p = run; p < std::min(run + kRun, positions); ++p) {
+        const int64_t offset = a_offset + p * work.a.position_stride;
+        const T* a = load(work.activations, work.activation_type, offset, count, a_scratch);
+        add(a, count, part);
+      }
+      add(part, count, total);
     }
   }
   for (int64_t m = group[0].first; m < group[1].first; ++m) {
@@ -206,17 +217,22 @@ WHYLIGHT_INLINE void pool_channels_last(const Work<T>& work, const Group* group,
       }
     } else if constexpr (weighs_channels(S)) {
       std::fill_n(weight, count, T(0));
-      for (int64_t p = 0; p < positions; ++p) {
-        const T* g = load(work.gradients, work.gradient_type, g_offset + p * work.g.position_stride, count, g_scratch);
-        const T* a = g;
-        if (needs_total(S)) {
-          a = load(work.activations, work.activation_type, a_offset + p * work.a.position_stride, count, a_scratch);
+      for (int64_t run = 0; run < positions; run += kRun) {
+        std::fill_n(part, count, T(0));
+        for (int64_t p = run; p < std::min(run + kRun, positions); ++p) {
+          const int64_t offset = g_offset + p * work.g.position_stride;
+          const T* g = load(work.gradients, work.gradient_type, offset, count, g_scratch);
+          const T* a = g;
+          if (needs_total(S)) {
+            a = load(work.activations, work.activation_type, a_offset + p * work.a.position_stride, count, a_scratch);
+          }
+          if (work.eps != T(0)) {
+            add_terms<S, true>(g, a, total, work.eps, count, part);
+          } else {
+            add_terms<S, false>(g, a, total, work.eps, count, part);
+          }
         }
-        if (work.eps != T(0)) {
-          add_terms<S, true>(g, a, total, work.eps, count, weight);
-        } else {
-          add_terms<S, false>(g, a, total, work.eps, count, weight);
-        }
+        add(part, count, weight);
       }
 #pragma omp simd
       for (int64_t c = 0; c < count; ++c) {
@@ -313,7 +329,7 @@ Tensor run(const Arguments& arguments, const std::vector<Group>& groups, Scheme 
     sums.reset(new T[arguments.targets * work.slices * positions]);
     work.sums = sums.get();
   }
-  const int64_t scratch_size = std::max(2 * kBlock * positions, 4 * work.channels_per_slice);
+  const int64_t scratch_size = std::max(2 * kBlock * positions, 5 * work.channels_per_slice);
   const int64_t targets_per_group = arguments.targets / groups_count;
   const int64_t elements = work.channels_per_slice * positions * (1 + targets_per_group);
   const int64_t grain = std::max<int64_t>(1, kElementsPerTask / elements);

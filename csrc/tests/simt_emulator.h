@@ -37,7 +37,7 @@ namespace simt {
 enum class Order { kForward, kReverse, kRandom };
 enum class Wait { kNothing, kBlock, kWarp };
 
-constexpr size_t kStack = 256 << 10;
+constexpr size_t kStack = 64 << 10;
 
 struct Fiber {
   ucontext_t context;
@@ -97,12 +97,13 @@ inline bool release(size_t begin, size_t end, Wait wait) {
 
 inline void run_block(unsigned threads, std::mt19937& random) {
   shared_memory.clear();
-  fibers.clear();
   fibers.resize(threads);
   exchange.assign(threads, NAN);
   for (unsigned t = 0; t < threads; ++t) {
     Fiber& fiber = fibers[t];
-    fiber.stack.resize(kStack);
+    fiber.stack.resize(kStack);  // kept from block to block
+    fiber.done = false;
+    fiber.wait = Wait::kNothing;
     fiber.thread = dim3(t % block_size.x, t / block_size.x % block_size.y, t / (block_size.x * block_size.y));
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.data();

@@ -28,11 +28,8 @@ def cam_render(
 
     Raises ValueError for another dtype, RuntimeError for maps or a size that do not fit.
     """
-    code = _DTYPES.get(dtype)
-    if code is None:
-        raise ValueError(f"cam_render: dtype must be float32, float16, float64 or uint8, got {dtype}")
     if _is_native(maps, dtype):
-        return Rendered(*_operator(maps, *size, *scale.codes, code))
+        return Rendered(*_operator(maps, *size, *scale.codes, _code(dtype)))
     return cam_render_reference(maps, size, scale, dtype=dtype)
 
 
@@ -43,6 +40,13 @@ def _is_native(maps: Tensor, dtype: torch.dtype) -> bool:
     return CUDA_NATIVE and maps.is_cuda and maps.dtype is not torch.float64 and dtype is not torch.float64
 
 
+def _code(dtype: torch.dtype) -> int:
+    code = _DTYPES.get(dtype)
+    if code is None:
+        raise ValueError(f"cam_render: dtype must be float32, float16, float64 or uint8, got {dtype}")
+    return code
+
+
 def cam_render_reference(
     maps: Tensor,
     size: tuple[int, int],
@@ -51,6 +55,7 @@ def cam_render_reference(
     dtype: torch.dtype = torch.float32,
 ) -> Rendered:
     """Compute `cam_render` in plain torch."""
+    _code(dtype)
     check_maps("cam_render", maps, size)
     compute = torch.float64 if torch.float64 in (maps.dtype, dtype) else torch.float32
     values, low, high = scaled(maps, size, scale, compute)

@@ -1,0 +1,53 @@
+"""The CUDA kernels on the CPU, under the emulator of csrc/tests with AddressSanitizer and UBSan: needs no GPU."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CSRC = Path(__file__).parents[2] / "csrc"
+FLAGS = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+
+
+def build_and_run(source: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    program = folder / source.stem
+    subprocess.run(["g++", *FLAGS, *SANITIZERS, str(source), "-o", str(program)], check=True, timeout=200)
+    # Fibers switch stacks under AddressSanitizer's feet; its fake stacks must stay off.
+    environment = {**os.environ, "ASAN_OPTIONS": "detect_stack_use_after_return=0"}
+    return subprocess.run([str(program)], capture_output=True, text=True, env=environment, timeout=250, check=False)
+
+
+@pytest.mark.parametrize("name", ["cam_pool_simt", "cam_render_simt"])
+def test_kernels_are_right_in_every_order_of_threads(name, tmp_path):
+    done = build_and_run(CSRC / "tests" / f"{name}.cpp", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failures" in done.stdout
+
+
+MUTATIONS = {
+    "a barrier is gone": ("cam_pool", "__syncthreads();  // folded is written", ""),
+    "a bound is gone": ("cam_pool", "if (index >= count) return;", ""),
+    "a barrier is in a branch": (
+        "cam_pool",
+        "__syncthreads();  // folded is written",
+        "if (warp == 0) __syncthreads();",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_the_emulator_notices_when(what, tmp_path):
+    """Kernels with a planted fault fail: what the test above says is worth something."""
+    operator, original, planted = MUTATIONS[what]
+    shutil.copytree(CSRC, tmp_path / "csrc")
+    kernels = tmp_path / "csrc" / operator / f"{operator}_kernels.cuh"
+    text = kernels.read_text()
+    assert original in text
+    kernels.write_text(text.replace(original, planted))
+    done = build_and_run(tmp_path / "csrc" / "tests" / f"{operator}_simt.cpp", tmp_path)
+    assert done.returncode != 0
