@@ -82,8 +82,8 @@ class LocalPool:
         except BaseException:
             await self.stop(0.0)
             for first_start in first_starts:
-                if not first_start.cancel():
-                    first_start.exception()
+                if not first_start.cancel() and not first_start.cancelled():
+                    first_start.exception()  # Only the first failure is raised; the others are in the log.
             raise
 
     def send(self, worker: int, frame: worker_pb2.FrontEndFrame) -> None:
@@ -129,8 +129,7 @@ class LocalPool:
                         return
                     failures = 1 if now() - up_since >= self._backoff.stable else failures + 1
                     listener.worker_down(number, self._backoff.delay(failures) + load_time)
-                    worker.kill()
-                    _log.error(worker.explain_end(await worker.wait()))
+                    _log.error(await worker.end())
             except (WorkerStartError, OSError) as error:
                 if not first_start.done():
                     first_start.set_exception(WorkerStartError(str(error)))

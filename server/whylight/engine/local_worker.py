@@ -8,19 +8,21 @@ import logging
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from whylight.engine import frames
+from whylight.engine.log_pipe import LogPipe
 from whylight.engine.pool import WorkerStartError
 from whylight.worker.config import WorkerConfig
 from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger("whylight.worker")
 
-_LINE_BYTES = 8192
-_LAST_LINES = 20
+_EXIT_GRACE = 1.0
+"""Seconds that a process has between closing its end of the socket and its exit, whose code tells why it ended."""
+
 _LOG_GRACE = 1.0
+"""Seconds to wait for the rest of the log of a process that has ended, while something that it started holds it."""
 
 
 class LocalWorker:
@@ -37,57 +39,49 @@ class LocalWorker:
         process: asyncio.subprocess.Process,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
+        log: LogPipe,
     ) -> None:
         self._name = name
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self._logging = asyncio.ensure_future(self._pass_log())
+        self._log = log
 
     @classmethod
-    async def spawn(cls, name: str, command: Sequence[str], config: WorkerConfig) -> LocalWorker:
-        """Start the process and give it its config; it is not up yet.
+    @contextlib.asynccontextmanager
+    async def running(cls, name: str, command: Sequence[str], config: WorkerConfig) -> AsyncIterator[LocalWorker]:
+        """Spawn a worker that has ended, by itself or killed, when the block ends. It is not up at the beginning.
 
         Raises:
             OSError: the process cannot be started.
         """
         ours, theirs = socket.socketpair()
-        try:
-            with theirs:
+        with ours, theirs:
+            log = await LogPipe.open(name, _log)
+            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
+            try:
                 process = await asyncio.create_subprocess_exec(
                     *command,
                     "--socket",
                     str(theirs.fileno()),
                     stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.STDOUT,
+                    stdout=log.inlet,
+                    stderr=log.inlet,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
                 )
-            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=2**20)
-        except BaseException:
-            ours.close()
-            raise
-        assert process.stdin is not None
-        process.stdin.write(config.to_json().encode())
-        process.stdin.close()
-        return cls(name, process, reader, writer)
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def running(cls, name: str, command: Sequence[str], config: WorkerConfig) -> AsyncIterator[LocalWorker]:
-        """Spawn a worker that has ended, by itself or killed, when the block ends.
-
-        Raises:
-            OSError: the process cannot be started.
-        """
-        worker = await cls.spawn(name, command, config)
-        try:
-            yield worker
-        finally:
-            worker.kill()
-            await worker.wait()
+                theirs.close()
+                log.close_inlet()
+                worker = cls(name, process, reader, writer, log)
+                try:
+                    worker._configure(config)
+                    yield worker
+                finally:
+                    worker.kill()
+                    await worker.wait()
+            finally:
+                writer.close()
+                await log.finish(0.0)
 
     @property
     def pid(self) -> int:
@@ -107,7 +101,7 @@ class LocalWorker:
         except OSError as error:
             raise WorkerStartError(f"{self._name} broke off its start: {error}") from None
         if frame is None:
-            raise WorkerStartError(f"{self._name} ended before it was ready; the last that it printed: {self._last()}")
+            raise WorkerStartError(f"before it was ready, {await self.end()}")
         if frame.WhichOneof("body") == "failure":
             raise WorkerStartError(f"{self._name} cannot start: {frame.failure.message}")
         if frame.WhichOneof("body") != "ready":
@@ -131,7 +125,7 @@ class LocalWorker:
             frames.write(self._writer, frame)
 
     def kill(self) -> None:
-        """End the process and whatever it started, at once. Its exit is for `wait` to collect."""
+        """End the process and whatever it started in its session, at once. Its exit is for `wait` to collect."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -142,33 +136,19 @@ class LocalWorker:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
         code = await self._process.wait()
-        # What the worker itself started may have survived it and hold its end of the pipe: do not wait for that.
-        await asyncio.wait([self._logging], timeout=_LOG_GRACE)
-        self._logging.cancel()
+        await self._log.finish(_LOG_GRACE)
         return code
 
-    def explain_end(self, code: int) -> str:
-        """Say how the process ended, for the log."""
-        how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        return f"{self._name} (pid {self.pid}) {how}; the last that it printed: {self._last()}"
+    async def end(self) -> str:
+        """Wait for a process that closed its end of the socket, kill it if it goes on, and say how it ended."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _EXIT_GRACE)
+        self.kill()
+        code = await self.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return f"{self._name} (pid {self.pid}) {how}; the last that it printed: {self._log.last_lines}"
 
-    async def _pass_log(self) -> None:
-        """Pass on what the process prints, line by line, cutting lines that have no end."""
-        assert self._process.stdout is not None
-        rest = b""
-        while chunk := await self._process.stdout.read(_LINE_BYTES):
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LINE_BYTES:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                self._log_line(line)
-        if rest:
-            self._log_line(rest)
-
-    def _log_line(self, line: bytes) -> None:
-        text = line.decode(errors="replace").rstrip()
-        self._last_lines.append(text)
-        _log.info("%s: %s", self._name, text)
-
-    def _last(self) -> str:
-        return "\n".join(["", *self._last_lines]) if self._last_lines else "nothing"
+    def _configure(self, config: WorkerConfig) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(config.to_json().encode())
+        self._process.stdin.close()
