@@ -261,28 +261,18 @@ def _examine(model: Model, example: Tensor) -> None:
     layer = model.last_spatial
     needs = set() if layer is None else {Need.SPATIAL_LAYER}
     with torch.enable_grad():
-        inputs = example if layer is not None else example.clone().requires_grad_(True)
+        # Another input than the one that was surveyed: what holds for both is no accident.
+        inputs = example.flip(-1) if layer is not None else example.clone().requires_grad_(True)
         ran = model.run(inputs, split=layer)
         if ran.output.requires_grad:
             needs.add(Need.GRADIENTS)
-        if layer is not None and ran.leaf is not None and ran.output.requires_grad and model.compiled_from is None:
+        if layer is not None and ran.leaf is not None and ran.output.requires_grad:
             linear = model.findings.last_linear
             module = model.module.get_submodule(linear) if linear else None
-            model.head = _find_head(model, layer, module, example)
+            model.head = find_gap_head(layer, module, ran.leaf, ran.output)
     if model.head is not None:
         needs.add(Need.GAP_HEAD)
     model.capabilities = frozenset(needs)
-
-
-def _find_head(model: Model, layer: str, linear: nn.Module | None, example: Tensor) -> Any:
-    """Compare on another input than the one that was surveyed, and without the blocks of `batch_invariant`."""
-    from whylight.subject.run import Run
-
-    run = Run(model.findings.passes, split=layer)
-    other = example.flip(-1) if not model.channels_last else example.flip(-1).to(memory_format=torch.channels_last)
-    with torch.enable_grad(), watching(run):
-        output = select(model.module(other), model.output_selector)
-    return None if run.leaf is None else find_gap_head(layer, linear, run.leaf, output)
 
 
 def _default_budget(device: torch.device) -> int:

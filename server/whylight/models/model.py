@@ -179,7 +179,13 @@ class Model:
             Unsupported: a layer that was asked for does not run, or gives no single tensor.
         """
         narrow = self.precision != "float32"
-        run = Run(self.findings.passes, split=split, watch=watch, narrow_until=self.last_spatial if narrow else None)
+        run = Run(
+            self.findings.passes,
+            split=split,
+            watch=watch,
+            narrow_until=self.last_spatial if narrow else None,
+            widens=narrow,
+        )
         inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
         with contextlib.ExitStack() as stack:
             if self.functional and self.device.type == "cpu" and self.compiled_from is None:

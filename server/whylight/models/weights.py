@@ -35,7 +35,7 @@ def load_weights(module: nn.Module, path: Path) -> None:
 
 
 def random_weights(module: nn.Module, seed: int) -> None:
-    """Fill `module` with random weights that are the same on every machine, and lively.
+    """Fill `module` with random weights that are the same each time, and lively.
 
     Convolutions and linear layers are drawn as by He et al. (ICCV 2015), normalisations get scales, shifts and running
     statistics around those of a trained network, so that no map is all zero.

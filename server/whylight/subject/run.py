@@ -72,7 +72,8 @@ class Run:
     their graph. A layer that runs several times in a pass (`passes`) is captured at its last time.
 
     What goes on behind a captured layer gets a copy, so that an operation in place never writes into what was kept.
-    `narrow_until` ends autocast: behind that layer, and behind the split, everything is computed in float32.
+    `narrow_until` ends autocast: behind that layer everything is computed in float32. With `widens`, what autocast made
+    narrow is given away as float32; the pass itself goes on with what it had, and is the same wherever it is split.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Run:
         split: str | None = None,
         watch: Iterable[str] = (),
         narrow_until: str | None = None,
+        widens: bool = False,
     ) -> None:
         self.split = split
         self.watch = frozenset(watch)
@@ -89,6 +91,7 @@ class Run:
         self.watched: dict[str, Tensor] = {}
         self.wanted: frozenset[str] | None = self.watch | {name for name in (split, narrow_until) if name is not None}
         self._narrow_until = narrow_until
+        self._widens = widens
         self._passes = passes
         self._seen: dict[str, int] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
@@ -102,20 +105,24 @@ class Run:
             if name not in self.watch and name != self.split:
                 return None
             raise Unsupported(f"layer {name!r} gives {type(output).__name__}, not one tensor", field="options.layer")
-        if self._narrow_until is not None and name in (self._narrow_until, self.split):
+        if name == self._narrow_until:
             torch.set_autocast_enabled(output.device.type, False)
-            output = output.float()
+            output = output.to(self._wide(output))
         if name == self.split:
-            self.leaf = output.detach().requires_grad_(True)
+            self.leaf = output.detach().to(self._wide(output)).requires_grad_(True)
             self._versions.append((name, self.leaf, self.leaf._version))
             if name in self.watch:
                 self.watched[name] = self.leaf.clone()
-            return self.leaf.clone()
+            return self.leaf.to(output.dtype, copy=True)
         if name in self.watch:
-            self.watched[name] = output
-            self._versions.append((name, output, output._version))
+            self.watched[name] = output.to(self._wide(output))
+            self._versions.append((name, self.watched[name], self.watched[name]._version))
             return output.clone()
         return output
+
+    def _wide(self, output: Tensor) -> torch.dtype:
+        """Return the type in which an output is given away: float32 for what autocast made narrow."""
+        return torch.float32 if self._widens and output.dtype in (torch.bfloat16, torch.float16) else output.dtype
 
     def finish(self) -> None:
         """Make sure that everything asked for was captured, and stayed as it was captured.
