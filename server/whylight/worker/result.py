@@ -21,7 +21,7 @@ def result_frame(
     try:
         frame = _frame(item_id, _timed(outcome, queue_time))
     except Exception as error:
-        return _frame(item_id, typed_error(error, "writing a result failed"))
+        return _frame(item_id, _internal(error, "writing a result failed"))
     size = frame.ByteSize()
     if size <= limit:
         return frame
@@ -37,6 +37,10 @@ def typed_error(error: BaseException, doing: str) -> WhylightError:
     """Return what the caller is told: an error that was meant for it, or else nothing, with everything in the log."""
     if isinstance(error, WhylightError):
         return error
+    return _internal(error, doing)
+
+
+def _internal(error: BaseException, doing: str) -> InternalError:
     _log.error(doing, exc_info=error)
     return InternalError("the server failed; its log says why")
 
