@@ -1,4 +1,8 @@
-"""Offers torchvision's classification models as ``torchvision:NAME``; imports torchvision only when one is opened."""
+"""Offers torchvision's classification models as ``torchvision:NAME``; imports torchvision only when one is opened.
+
+``torchvision:NAME@WEIGHTS``, such as ``torchvision:mobilenet_v2@IMAGENET1K_V1``, takes other weights than the default
+ones, with the preparation that belongs to them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import whylight
 
 
 class TorchvisionSource(whylight.ModelSource):
-    """Any classification model of `torchvision.models`, with the preparation and labels of its default weights."""
+    """Any classification model of `torchvision.models`, with the preparation and labels of its weights."""
 
     scheme: ClassVar[str] = "torchvision"
 
@@ -18,10 +22,12 @@ class TorchvisionSource(whylight.ModelSource):
         """Build the model; torchvision's own loader fetches the weights, or finds them in its cache.
 
         Raises:
-            NotFound: torchvision has no classification model of this name.
+            NotFound: torchvision has no classification model, or no weights, of this name.
             InvalidInput: the weights cannot be fetched.
         """
         import torchvision
+
+        name, _, chosen = name.partition("@")
 
         # Only the module whose name ends there: the list also has detection, segmentation and video models.
         known = torchvision.models.list_models(module=torchvision.models)
@@ -32,7 +38,14 @@ class TorchvisionSource(whylight.ModelSource):
                 reason="MODEL_NOT_FOUND",
                 field="source",
             )
-        weights = torchvision.models.get_model_weights(name).DEFAULT
+        offered = torchvision.models.get_model_weights(name)
+        if chosen and chosen not in offered.__members__:
+            raise whylight.NotFound(
+                f"torchvision:{name} has no weights {chosen!r}; there are {', '.join(offered.__members__)}",
+                reason="MODEL_NOT_FOUND",
+                field="source",
+            )
+        weights = offered[chosen] if chosen else offered.DEFAULT
         extra = {"init_weights": False} if name in ("googlenet", "inception_v3") and not pretrained else {}
         try:
             module = torchvision.models.get_model(name, weights=weights if pretrained else None, **extra)

@@ -19,6 +19,7 @@ from whylight.models import ModelConfig, open_model
         ("hub:resnet50", "no plugin offers models of the scheme 'hub'"),
         ("torchvision:resnet5O", "close ones are resnet50"),
         ("torchvision:fasterrcnn_resnet50_fpn", "no classification model"),
+        ("torchvision:mobilenet_v2@V1", "no weights 'V1'; there are IMAGENET1K_V1, IMAGENET1K_V2"),
         ("demo:efficientnet-lite1", "there is efficientnet-lite0"),
         ("timm:resnet5O", "close ones are resnet50"),
         ("python:models_factories:absent", "absent"),

@@ -26,35 +26,21 @@ def prepared(transform, image):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "efficientnet_b0", "swin_t", "inception_v3", "vit_h_14"])
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "efficientnet_b0", "inception_v3", "shufflenet_v2_x0_5"])
 def test_torchvision_presets(name, size, sources):
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    transform = sources["torchvision"]().open("resnet18", pretrained=False).transform
-    transform = _transform_of(weights, transform)
+    transform = sources["torchvision"]().open(f"{name}@{weights.name}", pretrained=False).transform
     image = picture(size)
     torch.testing.assert_close(prepared(transform, image), weights.transforms()(image), rtol=0, atol=1e-6)
 
 
-def _transform_of(weights, like):
-    import dataclasses
-
-    preset = weights.transforms()
-    return dataclasses.replace(
-        like,
-        resize=preset.resize_size[0],
-        crop=(preset.crop_size[0], preset.crop_size[0]),
-        interpolation=preset.interpolation.value,
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-    )
-
-
 def test_the_torchvision_source_reads_the_preset(sources):
-    opened = sources["torchvision"]().open("resnet50", pretrained=False)
-    preset = torchvision.models.ResNet50_Weights.DEFAULT.transforms()
-    image = Image.fromarray(data.chelsea())
-    torch.testing.assert_close(prepared(opened.transform, image), preset(image), rtol=0, atol=1e-6)
-    assert opened.transform.resize == 232
+    for name, weights in (("resnet50", "DEFAULT"), ("resnet50@IMAGENET1K_V1", "IMAGENET1K_V1")):
+        opened = sources["torchvision"]().open(name, pretrained=False)
+        preset = torchvision.models.ResNet50_Weights[weights].transforms()
+        image = Image.fromarray(data.chelsea())
+        torch.testing.assert_close(prepared(opened.transform, image), preset(image), rtol=0, atol=1e-6)
+        assert opened.transform.resize == (232 if weights == "DEFAULT" else 256)
 
 
 @pytest.mark.parametrize("size", SIZES)
