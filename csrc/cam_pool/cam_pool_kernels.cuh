@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kThreads)
   const int split = blockIdx.x % shape.splits, begin = split * kSplit;
   const int end = begin + kSplit < shape.channels ? begin + kSplit : shape.channels;
   const Span span = span_of(groups, blockIdx.x / shape.splits);
+  const int step = shape.g.position == 0 ? 0 : 1;  // of the gradients; of the activations it is 1
   for (int64_t m = span.first; m < span.last; m += kTargets) {
     float sum[kTargets][kPerLane] = {};
     for (int c = begin + warp * kUnroll; c < end; c += kWarps * kUnroll) {
@@ -69,11 +70,11 @@ __global__ void __launch_bounds__(kThreads)
       float total[kUnroll] = {};
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
-        const int64_t base = span.input * shape.a.batch + (c + u) * shape.a.channel;
+        const T* plane = activations + (span.input * shape.a.batch + (c + u) * shape.a.channel);
 #pragma unroll
         for (int i = 0; i < kPerLane; ++i) {
           const int p = lane + i * kWarp;
-          a[u][i] = c + u < end && p < shape.positions ? to_float(activations[base + p * shape.a.position]) : 0.f;
+          a[u][i] = c + u < end && p < shape.positions ? to_float(plane[p]) : 0.f;
         }
       }
       if constexpr (needs_total(S)) {
@@ -90,11 +91,11 @@ __global__ void __launch_bounds__(kThreads)
         float g[kUnroll][kPerLane];
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-          const int64_t base = (m + t) * shape.g.batch + (c + u) * shape.g.channel;
+          const T* plane = gradients + ((m + t) * shape.g.batch + (c + u) * shape.g.channel);
 #pragma unroll
           for (int i = 0; i < kPerLane; ++i) {
             const int p = lane + i * kWarp;
-            g[u][i] = c + u < end && p < shape.positions ? to_float(gradients[base + p * shape.g.position]) : 0.f;
+            g[u][i] = c + u < end && p < shape.positions ? to_float(plane[p * step]) : 0.f;
           }
         }
 #pragma unroll
@@ -163,30 +164,34 @@ __global__ void __launch_bounds__(kThreads)
   const int split = blockIdx.x % shape.splits, begin = split * kSplit;
   const int count = begin + kSplit < shape.channels ? kSplit : shape.channels - begin;
   const Span span = span_of(groups, blockIdx.x / shape.splits);
-  const T* a = activations + span.input * shape.a.batch + begin * shape.a.channel;
+  const T* a = activations + (span.input * shape.a.batch + begin + lane);  // the channels' stride is 1
   if constexpr (needs_total(S)) {
     float own[kLanes] = {};
     for (int p = warp; p < shape.positions; p += kWarps) {
+      const T* a_row = a + p * shape.a.position;
 #pragma unroll
       for (int j = 0; j < kLanes; ++j) {
         const int c = lane + j * kWarp;
-        if (c < count) own[j] += to_float(a[p * shape.a.position + c * shape.a.channel]);
+        if (c < count) own[j] += to_float(a_row[j * kWarp]);
       }
     }
     fold_channels(columns, own, lane, warp, [&](int c, float v) { totals[c] = v; });
   }
   for (int64_t m = span.first; m < span.last; ++m) {
-    const T* g = gradients + m * shape.g.batch + begin * shape.g.channel;
+    const T* g = gradients + (m * shape.g.batch + (begin + lane) * shape.g.channel);
+    const int64_t g_step = kWarp * shape.g.channel;
     if constexpr (weighs_channels(S)) {
       float own[kLanes] = {};
       for (int p = warp; p < shape.positions; p += kWarps) {
+        const T* g_row = g + p * shape.g.position;
+        [[maybe_unused]] const T* a_row = a + p * shape.a.position;
 #pragma unroll
         for (int j = 0; j < kLanes; ++j) {
           const int c = lane + j * kWarp;
           if (c >= count) continue;
-          const float gradient = to_float(g[p * shape.g.position + c * shape.g.channel]);
+          const float gradient = to_float(g_row[j * g_step]);
           if constexpr (needs_total(S)) {
-            const float activation = to_float(a[p * shape.a.position + c * shape.a.channel]);
+            const float activation = to_float(a_row[j * kWarp]);
             own[j] += term<S>(gradient, activation, totals[c], shape.eps);
           } else {
             own[j] += gradient;
@@ -200,16 +205,18 @@ __global__ void __launch_bounds__(kThreads)
     }
     float* out = partial + (m * shape.splits + split) * shape.positions;
     for (int p = warp; p < shape.positions; p += kWarps) {
+      const T* a_row = a + p * shape.a.position;
+      [[maybe_unused]] const T* g_row = g + p * shape.g.position;
       float v = 0.f;
 #pragma unroll
       for (int j = 0; j < kLanes; ++j) {
         const int c = lane + j * kWarp;
         if (c >= count) continue;
-        const float activation = to_float(a[p * shape.a.position + c * shape.a.channel]);
+        const float activation = to_float(a_row[j * kWarp]);
         if constexpr (weighs_channels(S)) {
           v = multiply_add(weights[c], activation, v);
         } else {
-          v = multiply_add(position_weight<S>(to_float(g[p * shape.g.position + c * shape.g.channel])), activation, v);
+          v = multiply_add(position_weight<S>(to_float(g_row[j * g_step])), activation, v);
         }
       }
       v = warp_sum(v);

@@ -31,7 +31,7 @@ def test_kernels_are_right_in_every_order_of_threads(name, tmp_path):
 
 MUTATIONS = {
     "a barrier is gone": ("cam_pool", "__syncthreads();  // folded is written", ""),
-    "a bound is gone": ("cam_pool", "if (index >= count) return;", ""),
+    "a bound is off by one": ("cam_pool", "if (index >= count) return;", "if (index > count) return;"),
     "a barrier is in a branch": (
         "cam_pool",
         "__syncthreads();  // folded is written",
