@@ -105,6 +105,19 @@ def test_compiled_models_capture():
     assert compiled.capabilities == plain.capabilities
 
 
+def test_the_number_of_compiled_modules_is_bounded(monkeypatch):
+    """Callers choose layers; beyond the bound the same answer comes from the module itself."""
+    monkeypatch.setattr("whylight.models.model.COMPILED_SETS", 0)
+    monkeypatch.setattr(torch, "compile", lambda _module: pytest.fail("nothing is to be compiled"))
+    plain, compiled = built(), built(compile=True)
+    for one, other in zip(
+        plain.subject().layer_gradients(work_for(), "conv1"),
+        compiled.subject().layer_gradients(work_for(), "conv1"),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
+
+
 def test_options_through_the_configuration(sources, tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("ant\nbee\ncat\ndog\n", encoding="utf-8")

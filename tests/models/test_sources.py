@@ -45,9 +45,12 @@ def test_a_source_without_a_scheme_is_refused():
 
 def test_labels_files(sources, tmp_path):
     path = tmp_path / "labels.json"
-    path.write_text(json.dumps(["a", "b"]), encoding="utf-8")
+    path.write_text(json.dumps(["a", "b", "c", "d"]), encoding="utf-8")
     config = ModelConfig(name="m", source="python:models_factories:tiny", input_size=(16, 16), labels=str(path))
-    assert open_model(config, sources).labels == ("a", "b")
+    assert open_model(config, sources).labels == ("a", "b", "c", "d")
+    path.write_text('["a", "b"]', encoding="utf-8")
+    with pytest.raises(InvalidInput, match="4 classes but 2 labels"):
+        open_model(config, sources)
     path.write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(InvalidInput, match="not a list of labels"):
         open_model(config, sources)

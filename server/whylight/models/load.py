@@ -197,6 +197,7 @@ def _build(
         raw = module(example.to(memory_format=torch.channels_last) if turned else example)
     answer = select(raw, output)
     functional = counter.count > survey.taken_over
+    _check_labels(labels, answer, name)
     findings = survey.findings(answer, example.nbytes)
     if precision != "float32":
         ends = [end for end, (layer, _) in enumerate(findings.sizes) if layer == findings.last_spatial]
@@ -246,6 +247,11 @@ def _first_answer(module: nn.Module, example: Tensor, ask: Any, name: str) -> No
         raise InvalidInput(
             f"model {name!r} does not run on an input of shape {list(example.shape)}: {error}", field="input_size"
         ) from error
+
+
+def _check_labels(labels: tuple[str, ...], answer: Tensor, name: str) -> None:
+    if labels and answer.dim() > 1 and len(labels) != answer.shape[1]:
+        raise InvalidInput(f"model {name!r} has {answer.shape[1]} classes but {len(labels)} labels", field="labels")
 
 
 def _layers(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerInfo, ...]:

@@ -32,6 +32,9 @@ from whylight.subject.run import Run, install_hooks, watching
 from whylight.subject.subject import Subject
 from whylight.target import Target
 
+COMPILED_SETS = 16
+"""For how many sets of captured layers a model is compiled."""
+
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -67,7 +70,7 @@ class Ran:
         return {**self.watched, **latents, OUTPUT: self.output}
 
 
-@dataclass
+@dataclass(eq=False)
 class Model:
     """A loaded model. Made by `open_model` and `wrap_module`.
 
@@ -205,11 +208,16 @@ class Model:
         )
 
     def _runner(self, layers: frozenset[str]) -> Callable[[Tensor], Any]:
-        """Return what runs the module. Compiled modules have hooks on the captured layers only, one for each set."""
+        """Return what runs the module. Compiled modules have hooks on the captured layers only, one for each set.
+
+        Callers choose the layers, so the number of compiled modules is bounded; further sets run uncompiled.
+        """
         if self.compiled_from is None:
             return self.module
         with self._lock:
             if layers not in self._compiled:
+                if len(self._compiled) == COMPILED_SETS:
+                    return self.module
                 copied = own_copy(self.compiled_from)
                 install_hooks(copied, layers, traceable=False)
                 self._compiled[layers] = torch.compile(copied)

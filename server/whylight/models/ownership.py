@@ -15,7 +15,7 @@ def own_copy(module: nn.Module) -> nn.Module:
 
     The copy is in eval mode, its parameters are frozen, its activations work out of place. It shares the storage of
     parameters and buffers: no memory is doubled, and what an optimiser does to the original is seen. Data-parallel
-    wrappers are left out.
+    wrappers are left out. Hooks are copied with it: some layers compute their weights in one.
 
     Raises:
         InvalidInput: the module holds something that cannot be copied; the message says what.

@@ -6,7 +6,7 @@ chunks whether the work is still wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -116,8 +116,10 @@ class Subject:
         layers = tuple(dict.fromkeys(a.source for a in aims if a.source not in known.tensors))
         if layers:
             self._capture(batch, tuple(n for n in layers if n not in (OUTPUT, LATENT)), latents=LATENT in layers)
+        # Once to the host: each value by itself would wait for the device.
+        near = {source: known.tensors[source].cpu() for source in {aim.source for aim in aims}}
         return tuple(
-            ResolvedTarget(aim.target, aim.label, aim.value(known.tensors[aim.source][row]))
+            ResolvedTarget(aim.target, aim.label, aim.value(near[aim.source][row]))
             for aim, row in zip(aims, batch.rows, strict=True)
         )
 
@@ -155,19 +157,17 @@ class Subject:
         return self._aims_of(batch, range(len(batch.targets)), self.outputs(batch) if needs_output else None, 0)
 
     def _aims_of(self, batch: Batch, targets: Iterable[int], output: Tensor | None, first_row: int) -> list[Aim]:
-        aims = []
-        rankings: dict[int, Sequence[int]] = {}
-        for target in targets:
-            row = batch.rows[target] - first_row
-            wanted = batch.targets[target]
-            if isinstance(wanted, Rank) and output is not None:
-                aim_at(self.model, wanted)
-                if row not in rankings:
-                    rankings[row] = output[row].argsort(descending=True, stable=True).tolist()
-                aims.append(aim_at(self.model, wanted, rankings[row]))
-            else:
-                aims.append(aim_at(self.model, wanted))
-        return aims
+        """Make some targets definite; `output` is that of the inputs from `first_row` on, if any of them is a rank."""
+        chosen = list(targets)
+        ranks = [wanted.rank for wanted in (batch.targets[target] for target in chosen) if isinstance(wanted, Rank)]
+        rankings: list[list[int]] = []
+        if ranks and output is not None:
+            aim_at(self.model, Rank(max(ranks)))
+            rankings = output.argsort(dim=1, descending=True, stable=True)[:, : max(ranks) + 1].tolist()
+        return [
+            aim_at(self.model, batch.targets[target], rankings[batch.rows[target] - first_row] if rankings else None)
+            for target in chosen
+        ]
 
     def _gradients(self, batch: Batch, layer: str | None) -> tuple[Tensor, Tensor]:
         activations: list[Tensor] = []
