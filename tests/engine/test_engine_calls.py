@@ -109,6 +109,36 @@ async def test_results_that_nobody_asked_for_are_dropped() -> None:
     assert labels(await call) == ["a"]
 
 
+async def test_a_result_for_an_item_that_no_worker_has_is_dropped() -> None:
+    s = await stage(Bounds(max_batch_items=1))
+    calls = [s.call("a"), s.call("b"), s.call("c")]
+    await settle()
+    last = max(item.item_id for _, batch in s.pool.batches for item in batch.items)
+    s.pool.give_result(0, worker_pb2.Item(item_id=last + 1), label="from nowhere")
+    while s.pool.batches:
+        s.pool.finish()
+    assert [labels(await call) for call in calls] == [["a"], ["b"], ["c"]]
+
+
+async def test_work_that_a_lost_worker_held_is_no_debt_of_those_who_come_after() -> None:
+    s = await stage(Bounds(max_batch_items=1, max_delay=1.0))
+    lost = s.call("lost", method="a", targets=64)
+    await settle()
+    s.clock.advance(1.0)
+    s.pool.down()
+    with pytest.raises(Unavailable):
+        await lost
+    s.pool.up()
+    calls = [s.call("one", method="a"), s.call("two", method="b")]
+    await settle()
+    s.clock.advance(1.0)
+    assert s.sent == [["one"], ["two"]]
+    while s.pool.batches:
+        s.pool.finish()
+    for call in calls:
+        await call
+
+
 async def test_the_reason_why_a_batch_closed_is_reported() -> None:
     s = await stage(Bounds(max_batch_items=2))
     reports = []
@@ -211,7 +241,10 @@ async def test_a_plan_is_asked_for_once_and_again_only_after_a_refusal_or_a_new_
     await settle()
     assert pool.plans == []
     pool.up(0)
-    s.call("d").cancel()
+    calls.append(s.call("d"))
+    await settle()
+    assert len(pool.plans) == 1
+    pool.answer_plan()
     refused = s.call("e", method="wrong")
     await settle()
     assert len(pool.plans) == 1
@@ -407,6 +440,28 @@ async def test_before_half_of_a_batch_is_done_only_a_full_one_is_sent_after_it()
     while s.pool.batches:
         s.pool.finish()
     await running, await first, await second
+
+
+async def test_a_batch_that_was_sent_ahead_is_half_done_counted_from_its_own_start() -> None:
+    s = await stage(Bounds(max_batch_items=4))
+    warm = s.call("w")
+    await settle()
+    s.pool.finish(busy=1.0)
+    await warm
+    calls = [s.call(*"abcdefgh"), s.call("i")]
+    await settle()
+    assert s.sent == [list("abcd"), list("efgh")]
+    s.clock.advance(4.0)
+    s.pool.finish(busy=4.0)
+    assert s.sent == [list("efgh")]
+    s.clock.advance(1.9)
+    assert s.sent == [list("efgh")]
+    s.clock.advance(0.2)
+    assert s.sent == [list("efgh"), ["i"]]
+    while s.pool.batches:
+        s.pool.finish()
+    for call in calls:
+        await call
 
 
 async def test_a_full_batch_is_sent_ahead_at_once() -> None:

@@ -141,10 +141,35 @@ def test_newcomers_do_not_starve_a_queue_in_debt() -> None:
     assert newcomer <= 4 + math.ceil(81 / 8)
 
 
-def test_debts_are_forgotten_when_nothing_is_left_to_do() -> None:
+def test_a_debt_outlives_an_empty_queue_while_the_batch_runs() -> None:
     scheduler = Scheduler(Bounds(max_batch_items=8))
     scheduler.admit([Ticket(1, "a", 500.0)], 0.0)
-    serve(scheduler)
+    assert ids(scheduler.next_batch(0.0)) == [1]
+    scheduler.admit([Ticket(2, "a", 500.0), Ticket(3, "b", 1.0)], 0.0)
+    assert ids(scheduler.next_batch(0.0)) == [3]
+
+
+def test_who_could_not_be_served_saves_no_credit_up() -> None:
+    """While only full batches leave, many rounds pass for the debtor; the other has not earned all of them after it."""
+    scheduler = Scheduler(Bounds(max_batch_items=2))
+    scheduler.admit([Ticket(1, "debtor", 99.0), *tickets(1, "other", first=1000)], 0.0)
+    assert ids(scheduler.next_batch(0.0)) == [1]
+    scheduler.admit(tickets(30, "debtor", first=2), 0.0)
+    assert scheduler.next_batch(0.0, only_full=True).queue == "debtor"
+    scheduler.admit(tickets(30, "other", first=1001), 0.0)
+    order = [scheduler.next_batch(0.0).queue for _ in range(12)]
+    assert order.count("debtor") >= 5
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_debts_are_forgotten_when_nothing_is_left_to_do(lost: bool) -> None:
+    scheduler = Scheduler(Bounds(max_batch_items=8))
+    scheduler.admit([Ticket(1, "a", 500.0)], 0.0)
+    batch = scheduler.next_batch(0.0)
+    if lost:
+        scheduler.given_up()
+    else:
+        scheduler.finished(batch.cost, 1.0)
     scheduler.admit([Ticket(2, "a", 500.0), Ticket(3, "b", 1.0)], 0.0)
     assert ids(scheduler.next_batch(0.0)) == [2]
 
