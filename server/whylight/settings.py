@@ -119,9 +119,9 @@ class BatchingSettings(Section):
 class QueueSettings(Section):
     """How much work may wait; beyond it, calls are refused with RESOURCE_EXHAUSTED."""
 
-    items: Positive = Field(4096, description="Inputs (times methods) that wait or run, of all callers, at most.")
-    cost: float = Field(65536.0, gt=0, allow_inf_nan=False, description="Model evaluations that wait or run at most.")
-    bytes: Positive = Field(512 * 2**20, description="Bytes of inputs that wait or run at most.")
+    items: Positive = Field(4096, description="Inputs (times methods) that wait for a worker, of all callers, at most.")
+    cost: float = Field(65536.0, gt=0, allow_inf_nan=False, description="Model evaluations that wait at most.")
+    bytes: Positive = Field(512 * 2**20, description="Bytes of inputs that wait at most.")
 
 
 class LimitSettings(Section):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -137,6 +138,17 @@ async def lose_and_recover(last_words: str) -> None:
 @pytest.mark.parametrize("last_words", ["die", "garbage"])
 async def test_a_lost_worker_fails_what_it_held_and_is_started_again(last_words: str) -> None:
     await lose_and_recover(last_words)
+
+
+async def test_a_worker_killed_by_a_signal_without_a_name_is_started_again() -> None:
+    pool = pool_of("work")
+    async with started(pool) as engine:
+        first = pool.pids[0]
+        os.kill(first, signal.SIGRTMIN + 1)
+        await state_of(engine, State.UNAVAILABLE)
+        await asyncio.wait_for(state_of(engine, State.READY), 60)
+        assert pool.pids[0] != first
+        assert labels(await call(engine, "after")) == ["after"]
 
 
 def test_the_same_on_uvloop() -> None:

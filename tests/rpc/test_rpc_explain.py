@@ -42,6 +42,18 @@ async def test_targets_of_the_request_are_for_inputs_without_their_own(served: S
     assert targets == [v1.Target(class_label="cat"), v1.Target(class_index=8)]
 
 
+async def test_what_is_copied_into_each_input_is_only_what_we_know_of_it(served: Served):
+    """A few hundred inputs would make hundreds of copies of what a stranger hides in a target."""
+    hidden = b"\xfa\x3e\xa0\x8d\x06" + b"x" * 100_000  # field 1007 of the wire format, of 100,000 bytes
+    sent = request(classes=(7,))
+    sent.targets.append(v1.Target.FromString(v1.Target(rank=1).SerializeToString() + hidden))
+    del sent.inputs[0].targets[:]
+    assert sent.ByteSize() > 100_000
+    await stub(served).Explain(sent)
+    (work,) = served.engine.works
+    assert work.inputs[0].ByteSize() < 100
+
+
 async def test_no_target_at_all_means_the_top_prediction(served: Served):
     sent = request()
     del sent.inputs[0].targets[:]

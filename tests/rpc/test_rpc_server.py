@@ -150,6 +150,13 @@ async def test_a_lame_duck_still_answers():
         assert await draining is True
 
 
+async def test_where_nobody_was_sent_to_there_is_no_lame_duck():
+    """A server whose models cannot be loaded, or that is told to stop before they are, ends at once."""
+    async with serving(server={"lame_duck_seconds": 3600}) as served:
+        served.set_state(State.STARTING)
+        assert await asyncio.wait_for(served.server.drain(asyncio.Event()), 60) is True
+
+
 async def test_a_connection_has_a_bounded_number_of_calls_open():
     async with serving(server={"calls_per_connection": 1}) as served:
         served.engine.hold.clear()

@@ -131,7 +131,11 @@ class Dispatcher:
         for explanation in result.result.explained.explanations:
             at_worker = duration_to_seconds(explanation.execution.queue_time)
             explanation.execution.queue_time.CopyFrom(seconds_to_duration(before + at_worker))
-        self._end([result.item_id], lambda: result.result)
+        room = item.room
+        if room is None or room.take(result.result):
+            self._end([result.item_id], lambda: result.result)
+        else:
+            self._end([result.item_id], room.error)
 
     def take_done(self, worker: int, done: worker_pb2.BatchDone) -> None:
         """Close a batch and send the next one."""

@@ -108,7 +108,11 @@ class Engine:
         Raises:
             WorkerStartError: a worker could not start; none is left running.
         """
-        await self._pool.start(self)
+        try:
+            await self._pool.start(self)
+        except BaseException:  # Those that were up are gone, and what they held with them.
+            self._close()
+            raise
 
     async def explain(self, work: Work) -> list[v1.InputResult]:
         """Do the work and return one result for each input, in their order.
@@ -119,7 +123,7 @@ class Engine:
 
         Raises:
             InvalidInput, NotFound, Unsupported: the plan is not valid; field paths are relative to the request, with
-                ``method`` for the method call. Or the work could never fit into the queues.
+                ``method`` for the method call. Or the work could never fit into the queues, or its results do not fit.
             Overloaded: the queues are full; `retry_after` says when there is likely to be room.
             DeadlineExceeded: the deadline passed, or cannot be met.
             Unavailable: there is no worker, it was lost, or the engine drains.
@@ -133,7 +137,11 @@ class Engine:
         items = [self._item(work, plan, input, arrived) for input in work.inputs]
         self._dispatcher.submit(items)
         try:
-            outcomes = [await item.outcome for item in items]
+            outcomes = []
+            for item in items:
+                outcomes.append(await item.outcome)
+                if work.room is not None and work.room.full:
+                    raise work.room.error()
         finally:
             self._dispatcher.withdraw(items)
         failures = [outcome for outcome in outcomes if isinstance(outcome, WhylightError)]
@@ -164,8 +172,7 @@ class Engine:
             try:
                 await self._pool.stop(max(end - self._clock.now(), 1.0))
             finally:
-                self._dispatcher.close(self._closed)
-                self._set_state(State.STOPPED)
+                self._close()
 
     def worker_up(self, worker: int, ready: worker_pb2.Ready) -> None:
         """Take a worker in; the pool calls it."""
@@ -202,6 +209,11 @@ class Engine:
             if not was_up:
                 self._dispatcher.abandon(self._lost, waiting_only=True)
 
+    def _close(self) -> None:
+        self._set_state(State.STOPPED)
+        self._dispatcher.close(self._closed)
+        self._planner.close(self._closed)
+
     def _item(self, work: Work, plan: Plan, input: v1.Input, arrived: float) -> Item:
         seed = 0
         if plan.stochastic:
@@ -218,7 +230,7 @@ class Engine:
                 f"an input has {ticket.size} bytes, more than the {FRAME_BYTES // 2} that a worker takes",
                 reason="REQUEST_TOO_LARGE",
             )
-        return Item(ticket, plan, input, seed, arrived, asyncio.get_running_loop().create_future())
+        return Item(ticket, plan, input, seed, arrived, asyncio.get_running_loop().create_future(), work.room)
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:
         worker = self._dispatcher.roster.least_loaded()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from whylight.engine.plan import Plan
 from whylight.engine.roster import Flight
 from whylight.engine.scheduler import Ticket
+from whylight.engine.work import AnswerRoom
 from whylight.errors import WhylightError
 from whylight.v1 import explanation_pb2 as v1
 
@@ -16,7 +17,8 @@ from whylight.v1 import explanation_pb2 as v1
 class Item:
     """An input, what is to be done to it, and the future that its caller awaits.
 
-    `arrived` is when its call came, in seconds; `flight` the batch that carries it, None while it waits.
+    `arrived` is when its call came, in seconds; `room` what the results of its call have to fit in; `flight` the batch
+    that carries it, None while it waits.
     """
 
     ticket: Ticket
@@ -25,6 +27,7 @@ class Item:
     seed: int
     arrived: float
     outcome: asyncio.Future[v1.InputResult | WhylightError]
+    room: AnswerRoom | None = None
     flight: Flight | None = None
 
     def end(self, outcome: v1.InputResult | WhylightError) -> None:

@@ -130,11 +130,12 @@ class LocalPool:
                     failures = 1 if now() - up_since >= self._backoff.stable else failures + 1
                     listener.worker_down(number, self._backoff.delay(failures) + load_time)
                     _log.error(await worker.end())
-            except (WorkerStartError, OSError) as error:
+            except Exception as error:  # Whatever it is: a worker that nobody starts again is the end of the server.
                 if not first_start.done():
                     first_start.set_exception(WorkerStartError(str(error)))
                     return
-                _log.error("%s could not be started again: %s", name, error)
+                expected = isinstance(error, WorkerStartError | OSError)
+                _log.error("%s could not be started again: %s", name, error, exc_info=not expected)
                 failures += 1
                 listener.worker_down(number, self._backoff.delay(failures) + load_time)
             await asyncio.sleep(self._backoff.delay(failures))

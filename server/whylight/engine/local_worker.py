@@ -145,10 +145,18 @@ class LocalWorker:
             await asyncio.wait_for(self._process.wait(), _EXIT_GRACE)
         self.kill()
         code = await self.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
         return f"{self._name} (pid {self.pid}) {how}; the last that it printed: {self._log.last_lines}"
 
     def _configure(self, config: WorkerConfig) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(config.to_json().encode())
         self._process.stdin.close()
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal; real-time signals have none but the first and the last."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

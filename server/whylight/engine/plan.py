@@ -95,6 +95,11 @@ class Planner:
         for id in [id for id, question in self._questions.items() if question.worker == worker]:
             self._close(id, error)
 
+    def close(self, error: Callable[[], WhylightError]) -> None:
+        """Fail all questions: nobody is left to answer."""
+        for id in list(self._questions):
+            self._close(id, error)
+
     def forget(self) -> None:
         """Forget all plans: a new worker may see them in another way."""
         self._plans.clear()

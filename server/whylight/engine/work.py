@@ -5,8 +5,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from whylight.errors import InvalidInput
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
+
+
+class AnswerRoom:
+    """How many bytes the results of one call may have together; all work of the call shares one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._left = limit
+
+    @property
+    def full(self) -> bool:
+        """Whether there was none left for a result."""
+        return self._left < 0
+
+    def take(self, result: v1.InputResult) -> bool:
+        """Return whether there is room for one more result. Once there was none, there is none for any."""
+        if not self.full:
+            self._left -= result.ByteSize()
+        return not self.full
+
+    def error(self) -> InvalidInput:
+        """Return why the call fails."""
+        return InvalidInput(
+            f"the answer has more than the {self._limit} bytes that are allowed; "
+            "ask for fewer inputs at once, or smaller outputs",
+            reason="RESPONSE_TOO_LARGE",
+        )
 
 
 @dataclass(frozen=True)
@@ -17,13 +45,14 @@ class Work:
     none), top predictions. Each of `inputs` holds its own targets, none meaning the top prediction. `seed` is the one
     seed of all inputs, so that an input gets the same numbers alone and beside others; without one, the engine draws
     one for each input when the method is stochastic. `deadline` is absolute, on the clock of the running loop
-    (``loop.time()``).
+    (``loop.time()``). The call fails as soon as its results outgrow `room`: what does not fit is neither kept nor made.
     """
 
     spec: worker_pb2.PlanSpec
     inputs: Sequence[v1.Input]
     seed: int | None = None
     deadline: float | None = None
+    room: AnswerRoom | None = None
 
 
 def signature(item: v1.Input) -> str:

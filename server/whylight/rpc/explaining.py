@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
-from whylight.engine.work import Work
-from whylight.errors import InternalError, InvalidInput, Unavailable, WhylightError
+from whylight.engine.work import AnswerRoom, Work
+from whylight.errors import InternalError, Unavailable, WhylightError
 from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.validate import CheckedRequest, check_request, locate
@@ -43,9 +43,10 @@ class Explaining:
         sound = [index for index in range(len(checked.inputs)) if index not in checked.refused]
         inputs = [checked.inputs[index] for index in sound]
         answers: Sequence[list[v1.InputResult]] = ()
+        room = AnswerRoom(self._response_bytes)
         if inputs:
             answers = await all_or_none(
-                self._by_method(method, Work(spec, inputs, seed, deadline))
+                self._by_method(method, Work(spec, inputs, seed, deadline, room))
                 for method, (spec, seed) in enumerate(zip(checked.specs, checked.seeds, strict=True))
             )
         response = v1.ExplainResponse(model=checked.specs[0].model)
@@ -53,12 +54,8 @@ class Explaining:
         by_input = dict(zip(sound, zip(*answers, strict=True), strict=True))
         for index in range(len(checked.inputs)):
             response.results.append(_result(checked, index, by_input.get(index, ())))
-        if (size := response.ByteSize()) > self._response_bytes:
-            raise InvalidInput(
-                f"the answer has {size} bytes, more than the {self._response_bytes} that are allowed; "
-                "ask for fewer inputs at once, or smaller outputs",
-                reason="RESPONSE_TOO_LARGE",
-            )
+        if response.ByteSize() > self._response_bytes:
+            raise room.error()
         return response
 
     async def _by_method(self, method: int, work: Work) -> list[v1.InputResult]:

@@ -92,8 +92,10 @@ class RpcServer:
 
         `hurry` cuts every wait short when it is set. Returns whether all open calls were answered.
         """
+        serving = self._backend.state is State.READY
         self._health.drain()
-        await _unless(hurry, asyncio.sleep(self._settings.lame_duck_seconds))
+        if serving:  # Otherwise no load balancer looks here, and there is nothing to wait for.
+            await _unless(hurry, asyncio.sleep(self._settings.lame_duck_seconds))
         self._admission.close()
         self._backend.hasten()
         await _unless(hurry, self._admission.wait_idle(), timeout=self._settings.drain_seconds)

@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from whylight.errors import InvalidInput, WhylightError
 from whylight.limits import Limits
 from whylight.v1 import explanation_pb2 as v1
-from whylight.wire import input_from_proto, output_to_proto, outputs_from_proto, targets_from_proto
+from whylight.wire import (
+    input_from_proto,
+    output_to_proto,
+    outputs_from_proto,
+    target_to_proto,
+    targets_from_proto,
+)
+from whylight.wire.scalars import NAME_LENGTH
 from whylight.worker.v1 import worker_pb2
-
-NAME_LENGTH = 256
-"""Characters in a name at most."""
 
 TOP_PREDICTIONS = 5
 """Predictions returned when the request does not say how many."""
@@ -50,7 +54,8 @@ def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str
     _name(request.model, "model")
     for index, method in enumerate(request.methods):
         _method(method, limits, f"methods[{index}]")
-    targets_from_proto(request.targets)
+    # Written anew, for they are copied into each input: what we do not know in them would be multiplied.
+    targets = [target_to_proto(target) for target in targets_from_proto(request.targets)] or [v1.Target(rank=0)]
     outputs = [output_to_proto(output) for output in outputs_from_proto(request.outputs)]
     top_predictions = request.top_predictions if request.HasField("top_predictions") else TOP_PREDICTIONS
     specs = tuple(
@@ -70,7 +75,7 @@ def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str
         except WhylightError as error:
             refused[index] = error
         if not item.targets:
-            item.targets.extend(request.targets or [v1.Target(rank=0)])
+            item.targets.extend(targets)
     seeds = tuple(method.seed if method.HasField("seed") else None for method in request.methods)
     return CheckedRequest(specs, seeds, request.inputs, own_targets, refused)
 

@@ -18,7 +18,7 @@ from whylight.outputs import (
     check_outputs,
 )
 from whylight.v1 import explanation_pb2 as pb
-from whylight.wire.scalars import decimal, integer
+from whylight.wire.scalars import NAME_LENGTH, decimal, integer
 
 CANVASES: dict[pb.Canvas, Canvas] = {
     pb.CANVAS_NATIVE: Canvas.NATIVE,
@@ -52,6 +52,9 @@ def output_from_proto(message: pb.OutputSpec, field: str = "output") -> Output:
     kind = message.WhichOneof("kind")
     if kind is None:
         raise _invalid(field, "the output asks for nothing; set one of map, picture, boxes")
+    for name in (message.name, message.picture.colour_map):
+        if len(name) > NAME_LENGTH:
+            raise _invalid(field, f"a name of {len(name)} characters; {NAME_LENGTH} are allowed")
     try:
         if kind == "map":
             return _map(message.name or "map", message.map)

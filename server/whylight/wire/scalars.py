@@ -9,6 +9,9 @@ from google.protobuf.duration_pb2 import Duration
 
 from whylight.errors import InvalidInput
 
+NAME_LENGTH = 256
+"""Characters in a name of anything at most."""
+
 _NANOSECONDS = 1_000_000_000
 _LONGEST = 315_576_000_000  # seconds: the bound that duration.proto sets, about 10,000 years
 

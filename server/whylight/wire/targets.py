@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 from whylight.errors import InvalidInput
 from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Region, Target
 from whylight.v1 import explanation_pb2 as pb
-from whylight.wire.scalars import decimal, integer, path
+from whylight.wire.scalars import NAME_LENGTH, decimal, integer, path
+
+_INDICES = 8
+"""Indices of one place in a tensor at most."""
 
 
 def target_from_proto(message: pb.Target, field: str = "target") -> Target:
     """Return a Target message as a target.
 
     Raises:
-        InvalidInput: nothing is set, an index is negative, a name is empty, or a region is not one (TARGET_INVALID).
+        InvalidInput: nothing is set, an index is negative, a name is empty or longer than any, or a region is not one
+            (TARGET_INVALID).
     """
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -100,12 +104,16 @@ def _index(value: int, field: str) -> int:
 
 
 def _indices(values: Sequence[int], field: str) -> tuple[int, ...]:
+    if len(values) > _INDICES:
+        raise _invalid(field, f"{len(values)} indices, more than {_INDICES}")
     return tuple(_index(value, f"{field}[{place}]") for place, value in enumerate(values))
 
 
 def _name(value: str, field: str) -> str:
     if not value:
         raise _invalid(field, "the name is empty")
+    if len(value) > NAME_LENGTH:
+        raise _invalid(field, f"a name of {len(value)} characters; {NAME_LENGTH} are allowed")
     return value
 
 
