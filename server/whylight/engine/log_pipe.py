@@ -9,11 +9,14 @@ from collections import deque
 
 _LINE_BYTES = 8192
 _LAST_LINES = 20
+_LEVELS = {logging.getLevelName(level): level for level in (10, 20, 30, 40, 50)}
 
 
 class LogPipe:
     """What a child process prints, passed on line by line; a line without an end is cut.
 
+    A line that begins with the name of a level, as those of the child's own log do, has that level, and so have those
+    that follow it, such as a traceback's; what comes before any is INFO.
     `inlet` is the descriptor that the child writes to. The outlet is closed by `finish`, even when somebody still holds
     the inlet: what a child started may outlive it.
     """
@@ -23,6 +26,7 @@ class LogPipe:
         self._name = name
         self._log = log
         self._reader = reader
+        self._level = logging.INFO
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._passing = asyncio.ensure_future(self._pass_on())
         self._outlet: asyncio.ReadTransport | None = None
@@ -72,4 +76,7 @@ class LogPipe:
     def _take(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
         self._last_lines.append(text)
-        self._log.info("%s: %s", self._name, text)
+        level, _, rest = text.partition(" ")
+        if level in _LEVELS:
+            self._level, text = _LEVELS[level], rest
+        self._log.log(self._level, "%s: %s", self._name, text)
