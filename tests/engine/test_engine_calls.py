@@ -1,4 +1,4 @@
-"""What becomes of calls: results, plans, deadlines, lost workers, a full queue, the end of the engine."""
+"""What becomes of calls: results, seeds, a full queue, deadlines, the end of the engine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ import pytest
 from engine_fakes import FakePool, labels, settle, spec_of, stage
 
 from whylight.engine import Bounds, Engine, State, Work
-from whylight.engine.plan import Planner
 from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.scalars import duration_to_seconds
 from whylight.worker.v1 import worker_pb2
-
-# Results.
 
 
 async def test_every_input_gets_its_own_result_in_the_order_of_the_call() -> None:
@@ -170,9 +167,6 @@ async def test_a_listener_that_fails_harms_neither_work_nor_other_listeners() ->
     assert reports
 
 
-# Seeds.
-
-
 async def test_stochastic_work_without_a_seed_gets_one_for_each_input_and_other_work_none() -> None:
     s = await stage(pool=FakePool(stochastic=True))
     drawn, given = s.call("a", "b"), s.call("c", "d", seed=7)
@@ -205,119 +199,6 @@ async def test_the_seed_tells_no_two_plans_apart() -> None:
         await call
 
 
-# Plans.
-
-
-async def test_a_wrong_plan_fails_the_call_with_the_workers_reason_and_sends_no_work() -> None:
-    s = await stage()
-    with pytest.raises(InvalidInput) as caught:
-        await s.call("a", method="wrong")
-    assert [violation.field for violation in caught.value.violations] == ["method.name"]
-    assert s.sent == []
-    assert s.engine.in_flight == s.engine.queued == 0
-
-
-async def test_two_callers_with_the_same_wrong_plan_get_errors_of_their_own() -> None:
-    """Callers put field paths below prefixes of their own: a shared exception would get both."""
-    s = await stage(pool=FakePool(hold_plans=True))
-    calls = [s.call("a", method="wrong"), s.call("b", method="wrong")]
-    await settle()
-    s.pool.answer_plan()
-    for call in calls:
-        with pytest.raises(InvalidInput) as caught:
-            await call
-        assert caught.value.within("methods[0]").violations[0].field == "methods[0].method.name"
-
-
-async def test_a_plan_is_asked_for_once_and_again_only_after_a_refusal_or_a_new_worker() -> None:
-    pool = FakePool(hold_plans=True)
-    s = await stage(pool=pool)
-    calls = [s.call("a"), s.call("b")]
-    await settle()
-    assert len(pool.plans) == 1
-    pool.answer_plan()
-    await settle()
-    calls.append(s.call("c"))
-    await settle()
-    assert pool.plans == []
-    pool.up(0)
-    calls.append(s.call("d"))
-    await settle()
-    assert len(pool.plans) == 1
-    pool.answer_plan()
-    refused = s.call("e", method="wrong")
-    await settle()
-    assert len(pool.plans) == 1
-    pool.answer_plan()
-    with pytest.raises(InvalidInput):
-        await refused
-    refused = s.call("f", method="wrong")
-    await settle()
-    assert len(pool.plans) == 1
-    pool.answer_plan()
-    with pytest.raises(InvalidInput):
-        await refused
-    for call in calls:
-        call.cancel()
-
-
-async def test_one_caller_going_away_does_not_take_the_plan_from_another() -> None:
-    s = await stage(pool=FakePool(hold_plans=True))
-    first, second = s.call("a"), s.call("b")
-    await settle()
-    first.cancel()
-    await settle()
-    s.pool.answer_plan()
-    await settle()
-    s.pool.finish()
-    assert labels(await second) == ["b"]
-
-
-async def test_old_plans_make_room_for_new_ones() -> None:
-    sent = []
-
-    def send(question: worker_pb2.PlanRequest) -> int:
-        sent.append(question)
-        return 0
-
-    planner = Planner(send, capacity=2)
-
-    async def plan(name: str) -> None:
-        task = asyncio.ensure_future(planner.plan(spec_of(name)))
-        await settle()
-        if not task.done():
-            planner.answered(worker_pb2.PlanReply(request_id=sent[-1].request_id, cost=1.0))
-        await task
-
-    for name in ("a", "b", "a", "c", "a", "b"):
-        await plan(name)
-    assert [question.spec.method.name for question in sent] == ["a", "b", "c", "b"]
-    assert len(planner) == 2
-
-
-async def test_a_plan_that_is_not_answered_in_time_is_the_deadlines_fault() -> None:
-    s = await stage(pool=FakePool(hold_plans=True))
-    call = s.call("a", timeout=1.0)
-    await settle()
-    s.clock.advance(1.0)
-    with pytest.raises(DeadlineExceeded):
-        await call
-
-
-async def test_a_worker_lost_while_planning_fails_the_call() -> None:
-    s = await stage(pool=FakePool(hold_plans=True))
-    calls = [s.call("a"), s.call("b")]
-    await settle()
-    s.pool.down(retry_after=3.0)
-    for call in calls:
-        with pytest.raises(Unavailable) as caught:
-            await call
-        assert (caught.value.reason, caught.value.retry_after) == ("WORKER_LOST", 3.0)
-
-
-# Costs.
-
-
 async def test_further_targets_cost_what_the_plan_says() -> None:
     s = await stage(Bounds(max_batch_cost=4.0, max_queued_cost=100.0), pool=FakePool(cost=2.0))
     call = s.call("a", "b", "c", targets=5)
@@ -339,9 +220,6 @@ async def test_a_full_queue_refuses_with_a_time_to_come_again_and_keeps_what_it_
     while s.pool.batches:
         s.pool.finish()
     assert [labels(await call) for call in calls] == [["a"], ["b"], ["c", "d"]]
-
-
-# Deadlines.
 
 
 async def test_a_deadline_ends_the_wait_while_a_long_batch_runs() -> None:
@@ -401,188 +279,6 @@ async def test_no_timer_is_left_when_nothing_is_left_to_do() -> None:
     s.pool.finish()
     await call
     assert s.clock.pending == 0
-
-
-# Workers.
-
-
-async def test_the_least_loaded_worker_gets_the_next_batch() -> None:
-    s = await stage(workers=2)
-    calls = [s.call(name) for name in "abcde"]
-    await settle()
-    assert [worker for worker, _ in s.pool.batches] == [0, 1, 0, 1]
-    s.pool.batches.insert(0, s.pool.batches.pop(1))
-    s.pool.finish()
-    assert s.pool.batches[-1][0] == 1
-    while s.pool.batches:
-        s.pool.finish()
-    for call in calls:
-        await call
-
-
-async def test_before_half_of_a_batch_is_done_only_a_full_one_is_sent_after_it() -> None:
-    s = await stage(Bounds(max_batch_items=4))
-    warm = s.call("w")
-    await settle()
-    s.pool.finish(busy=1.0)
-    await warm
-    running = s.call("a", "b", "c", "d")
-    await settle()
-    first = s.call("e")
-    await settle()
-    assert s.sent == [["a", "b", "c", "d"]]
-    s.clock.advance(1.9)
-    second = s.call("f")
-    await settle()
-    assert s.sent == [["a", "b", "c", "d"]]
-    s.clock.advance(0.2)
-    assert s.sent == [["a", "b", "c", "d"], ["e", "f"]], "four evaluations at one a second: half of them are done"
-    while s.pool.batches:
-        s.pool.finish()
-    await running, await first, await second
-
-
-async def test_a_batch_that_was_sent_ahead_is_half_done_counted_from_its_own_start() -> None:
-    s = await stage(Bounds(max_batch_items=4))
-    warm = s.call("w")
-    await settle()
-    s.pool.finish(busy=1.0)
-    await warm
-    calls = [s.call(*"abcdefgh"), s.call("i")]
-    await settle()
-    assert s.sent == [list("abcd"), list("efgh")]
-    s.clock.advance(4.0)
-    s.pool.finish(busy=4.0)
-    assert s.sent == [list("efgh")]
-    s.clock.advance(1.9)
-    assert s.sent == [list("efgh")]
-    s.clock.advance(0.2)
-    assert s.sent == [list("efgh"), ["i"]]
-    while s.pool.batches:
-        s.pool.finish()
-    for call in calls:
-        await call
-
-
-async def test_a_full_batch_is_sent_ahead_at_once() -> None:
-    s = await stage(Bounds(max_batch_items=2))
-    warm = s.call("w")
-    await settle()
-    s.pool.finish(busy=1.0)
-    await warm
-    calls = [s.call("a", "b"), s.call("c", "d"), s.call("e", "f")]
-    await settle()
-    assert s.sent == [["a", "b"], ["c", "d"]]
-    while s.pool.batches:
-        s.pool.finish()
-    for call in calls:
-        await call
-
-
-async def test_a_lost_worker_fails_what_it_held_and_nothing_else() -> None:
-    s = await stage(Bounds(max_batch_items=1), workers=2)
-    states = []
-    s.engine.on_state_change(states.append)
-    calls = [s.call(name) for name in "abcde"]
-    await settle()
-    held = [item.input.image.decode() for worker, batch in s.pool.batches if worker == 0 for item in batch.items]
-    assert held == ["a", "c"]
-    s.pool.down(0, retry_after=4.0)
-    while s.pool.batches:
-        s.pool.finish()
-    for name, call in zip("abcde", calls, strict=True):
-        if name in held:
-            with pytest.raises(Unavailable) as caught:
-                await call
-            assert (caught.value.reason, caught.value.retry_after) == ("WORKER_LOST", 4.0)
-        else:
-            assert labels(await call) == [name]
-    assert states == []
-
-
-async def test_a_call_keeps_the_results_that_came_before_the_loss() -> None:
-    s = await stage(Bounds(max_batch_items=1))
-    call = s.call("a", "b")
-    await settle()
-    s.pool.finish()
-    s.pool.down()
-    first, second = await call
-    assert labels([first]) == ["a"]
-    assert (second.error.reason, second.error.retry_delay.seconds) == ("WORKER_LOST", 2)
-
-
-async def test_after_the_last_worker_is_lost_new_calls_are_refused_and_waiting_ones_wait_for_the_next() -> None:
-    s = await stage(Bounds(max_batch_items=1))
-    states = []
-    s.engine.on_state_change(states.append)
-    calls = [s.call("a"), s.call("b"), s.call("c")]
-    await settle()
-    s.pool.down(retry_after=2.5)
-    with pytest.raises(Unavailable) as caught:
-        await s.call("d")
-    assert (caught.value.reason, caught.value.retry_after) == ("WORKER_LOST", 2.5)
-    s.pool.up()
-    assert s.sent == [["c"]]
-    s.pool.finish()
-    assert labels(await calls[2]) == ["c"]
-    for call in calls[:2]:
-        with pytest.raises(Unavailable):
-            await call
-    assert states == [State.UNAVAILABLE, State.READY]
-
-
-async def test_waiting_calls_are_let_go_when_the_worker_cannot_be_brought_back() -> None:
-    s = await stage(Bounds(max_batch_items=1))
-    calls = [s.call("a"), s.call("b"), s.call("c")]
-    await settle()
-    s.pool.down()
-    s.pool.down()
-    for call in calls:
-        with pytest.raises(Unavailable):
-            await call
-
-
-async def test_what_a_lost_worker_says_is_not_heard() -> None:
-    s = await stage()
-    call = s.call("a")
-    await settle()
-    worker, batch = s.pool.batches[0]
-    s.pool.down()
-    s.pool.give_result(worker, batch.items[0])
-    s.pool.end(worker, batch)
-    with pytest.raises(Unavailable):
-        await call
-
-
-async def test_a_silent_worker_is_killed_once_and_a_slow_one_that_speaks_is_not() -> None:
-    s = await stage(Bounds(max_batch_items=2), stuck_after=60.0)
-    call = s.call("a", "b")
-    await settle()
-    s.clock.advance(59.0)
-    worker, batch = s.pool.batches[0]
-    s.pool.give_result(worker, batch.items[0])
-    s.clock.advance(59.0)
-    assert s.pool.killed == []
-    s.clock.advance(1.0)
-    assert s.pool.killed == [0]
-    s.clock.advance(1.0)
-    assert s.pool.killed == [0]
-    s.pool.down()
-    assert (await call)[1].error.reason == "WORKER_LOST"
-
-
-async def test_an_idle_worker_may_be_silent_for_ever() -> None:
-    s = await stage(stuck_after=60.0)
-    s.clock.advance(10000.0)
-    call = s.call("a")
-    await settle()
-    s.clock.advance(59.0)
-    assert s.pool.killed == []
-    s.pool.finish()
-    await call
-
-
-# The engine's own life.
 
 
 async def test_before_a_worker_is_up_calls_are_told_that_models_are_being_loaded() -> None:
