@@ -49,6 +49,7 @@ class FakeEngine:
         self.devices = ["cpu"]
         self.works: list[Work] = []
         self.cancelled = 0
+        self.let_go = asyncio.Event()
         self.hastened = False
         self.hold = asyncio.Event()
         self.hold.set()
@@ -62,6 +63,7 @@ class FakeEngine:
             await self.hold.wait()
         except asyncio.CancelledError:
             self.cancelled += 1
+            self.let_go.set()
             raise
         return self.answer(work)
 

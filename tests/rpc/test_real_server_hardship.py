@@ -110,6 +110,26 @@ def test_an_answer_that_is_too_large_is_never_held():
         assert map_of(stub.Explain(request(0), timeout=60))
 
 
+def test_a_client_that_goes_away_while_it_is_written_to_is_no_fault_of_ours():
+    """It reads one answer of a stream and no more, so that the server is in the middle of writing when it leaves."""
+    sent = v1.ExplainRequest(
+        methods=[v1.MethodCall(name="grad-cam")],
+        inputs=[v1.Input(image=picture(0, 1000))],
+        outputs=[v1.OutputSpec(map=v1.MapOutput(canvas=v1.CANVAS_ORIGINAL))],  # 4 MiB
+    )
+    with serving(server={"stream_window": 4}) as (server, _, stub):
+        for _ in range(4):
+            answers = stub.StreamExplain(v1.StreamExplainRequest(id=str(n), request=sent) for n in range(100))
+            next(answers)
+            # Answered behind everything that the window lets through: by now the stream is full.
+            for shade in range(3):
+                assert map_of(stub.Explain(request(shade), timeout=60))
+            answers.cancel()
+        assert map_of(stub.Explain(request(0), timeout=60))
+        assert server.stop() == 0
+        assert "ERROR" not in server.log
+
+
 def peak_memory(pid: int) -> int:
     """Most bytes of memory that a process has had."""
     with open(f"/proc/{pid}/status") as status:

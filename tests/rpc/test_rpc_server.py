@@ -122,6 +122,7 @@ async def test_drain_gives_up_at_its_time():
         assert await served.server.drain(asyncio.Event()) is False
         with pytest.raises(grpc.aio.AioRpcError):
             await in_flight
+        await asyncio.wait_for(served.engine.let_go.wait(), 60)  # the client may learn of it first
         assert served.engine.cancelled == 1
 
 

@@ -19,8 +19,9 @@ from whylight.engine.item import Item
 from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
 from whylight.engine.scheduler import Ticket
-from whylight.engine.work import Work, signature
+from whylight.engine.work import Work, evaluations, signature
 from whylight.errors import DeadlineExceeded, InvalidInput, Unavailable, WhylightError
+from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_to_proto
 from whylight.worker.v1 import worker_pb2
@@ -134,7 +135,8 @@ class Engine:
             raise DeadlineExceeded("the deadline passed before the work began")
         plan = await self._before(work.deadline, self._planner.plan(work.spec))
         self._check_ready()
-        items = [self._item(work, plan, input, arrived) for input in work.inputs]
+        model = self._model(plan.spec.model)
+        items = [self._item(work, plan, model, input, arrived) for input in work.inputs]
         self._dispatcher.submit(items)
         try:
             outcomes = []
@@ -214,14 +216,14 @@ class Engine:
         self._dispatcher.close(self._closed)
         self._planner.close(self._closed)
 
-    def _item(self, work: Work, plan: Plan, input: v1.Input, arrived: float) -> Item:
+    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model | None, input: v1.Input, arrived: float) -> Item:
         seed = 0
         if plan.stochastic:
             seed = self._draw_seed() if work.seed is None else work.seed
         ticket = Ticket(
             id=next(self._item_ids),
             queue=(plan.key, signature(input)),
-            cost=plan.item_cost(len(input.targets)),
+            cost=plan.item_cost(len(input.targets)) * evaluations(input, model),
             size=input.ByteSize(),
             deadline=math.inf if work.deadline is None else work.deadline,
         )
@@ -231,6 +233,9 @@ class Engine:
                 reason="REQUEST_TOO_LARGE",
             )
         return Item(ticket, plan, input, seed, arrived, asyncio.get_running_loop().create_future(), work.room)
+
+    def _model(self, name: str) -> catalog_pb2.Model | None:
+        return next((model for model in self.catalog.models if model.name == name), None) if self.catalog else None
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:
         worker = self._dispatcher.roster.least_loaded()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whylight.errors import InvalidInput
+from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
 
@@ -61,6 +63,21 @@ def signature(item: v1.Input) -> str:
     Encoded pictures and uint8 arrays go through the model's transform and come out in one shape; arrays of floats are
     the model's input as they are.
     """
-    if item.WhichOneof("data") == "tensor" and item.tensor.dtype != v1.DATA_TYPE_UINT8:
+    if _is_model_input(item):
         return f"{item.tensor.dtype}:{'x'.join(map(str, item.tensor.shape))}"
     return "image"
+
+
+def evaluations(item: v1.Input, model: catalog_pb2.Model | None) -> float:
+    """Return how many times the work of the model's own input size one evaluation of this input is, at least 1.
+
+    An array of floats may be of any size; one of 2300 x 2300 keeps a device busy as long as a hundred of 224 x 224.
+    """
+    if model is None or not _is_model_input(item):
+        return 1.0
+    usual = max(model.input_channels, 1) * model.input_size.width * model.input_size.height
+    return max(1.0, math.prod(item.tensor.shape) / usual) if usual else 1.0
+
+
+def _is_model_input(item: v1.Input) -> bool:
+    return item.WhichOneof("data") == "tensor" and item.tensor.dtype != v1.DATA_TYPE_UINT8

@@ -75,7 +75,11 @@ def _guard_stream(handle: Any, method: str, parse: Callable[[Any], Any]) -> Any:
     async def guarded(request: Any, context: Context) -> None:
         async with _guarded(method, context), contextlib.aclosing(handle(parse(request), context)) as responses:
             async for response in responses:
-                await context.write(response)
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError:  # grpc.aio's way to say that the client went away while we wrote
+                    log.debug("%s: the client is gone", method)
+                    return
 
     return guarded
 

@@ -26,7 +26,7 @@ _ELEMENTS = 1 << 40  # beyond any message, and far below where numpy's own arith
 
 
 def tensor_to_array(message: pb.Tensor, field: str = "tensor", *, max_elements: int | None = None) -> npt.NDArray[Any]:
-    """Return a Tensor as an array: a read-only view of the message's bytes, not a copy.
+    """Return a Tensor as a read-only array.
 
     Raises:
         InvalidInput: a type that is not given or not known, a negative or impossible shape, bytes that do not match the
@@ -51,12 +51,13 @@ def tensor_to_array(message: pb.Tensor, field: str = "tensor", *, max_elements: 
             field=path(field, "shape"),
         )
     needed = elements * dtype.itemsize
-    if needed != len(message.data):
+    data = message.data  # each look at it makes a copy
+    if needed != len(data):
         raise _invalid(
             path(field, "data"),
-            f"{len(message.data)} bytes, but the shape {_show(shape)} of {dtype.name} needs {needed}",
+            f"{len(data)} bytes, but the shape {_show(shape)} of {dtype.name} needs {needed}",
         )
-    return np.frombuffer(message.data, dtype).reshape(shape)
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def array_to_tensor(array: npt.NDArray[Any]) -> pb.Tensor:
@@ -87,9 +88,10 @@ def input_from_proto(
         raise InvalidInput("the input holds neither an image nor a tensor", reason="REQUEST_INVALID", field=field)
     if kind == "tensor":
         return tensor_to_array(message.tensor, path(field, "tensor"), max_elements=max_elements)
-    if not message.image:
+    image = message.image  # each look at it makes a copy
+    if not image:
         raise InvalidInput("the image has no bytes", reason="IMAGE_UNREADABLE", field=path(field, "image"))
-    return message.image
+    return image
 
 
 def input_to_proto(data: bytes | npt.NDArray[Any], targets: Iterable[Target] = ()) -> pb.Input:
