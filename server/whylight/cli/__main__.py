@@ -1,5 +1,0 @@
-"""Makes ``python -m whylight.cli`` the command line; knows nothing else."""
-
-from whylight.cli import main
-
-main()
