@@ -133,8 +133,13 @@ def decode_pixels(array: npt.NDArray[Any], limits: Limits) -> Image.Image:
         InvalidInput: TENSOR_INVALID for another type or shape, IMAGE_TOO_LARGE.
     """
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        hint = ""
+        if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 4)):
+            hint = "; make it RGB, with PIL for example"
+        elif array.ndim == 3 and array.shape[0] in (1, 3):
+            hint = "; the channels come last"
         raise _tensor_invalid(
-            "shape", f"a picture is uint8 of shape [height, width, 3], not {array.dtype} of {list(array.shape)}"
+            "shape", f"a picture is uint8 of shape [height, width, 3], not {array.dtype} of {list(array.shape)}{hint}"
         )
     check_pixels(array.shape[1], array.shape[0], limits, "input.tensor.shape")
     return Image.fromarray(np.ascontiguousarray(array))

@@ -11,6 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ from whylight.explainer.inputs import decode_input
 from whylight.explanation import Explained
 from whylight.limits import Limits
 from whylight.method import Attribution, Method
-from whylight.models import Model, ModelConfig, open_model, wrap_module
+from whylight.models import Model, ModelConfig, Transform, open_model, wrap_module
 from whylight.options import Options
 from whylight.outputs import MapOutput, Output, PictureOutput
 from whylight.plugins import OfferedMethod, Plugins
@@ -57,25 +58,27 @@ def explain(
     """Explain why `model` answers what it answers for `images`; no server is needed, and no module is changed.
 
     `model` is any module, a `whylight.Model`, or the name of one, such as ``"torchvision:resnet18"``; modules and names
-    are prepared once. A bare module is taken to want RGB in 0..1; `whylight.models.wrap_module` tells it better.
-    `images` is one image or a list of them (or an array with one dimension more); one gives an `Explained`, many give a
-    list. `method` is a name, or a method class of your own. `target` is an index, a label, a `Target` or None for the
-    top prediction; for one image a list of them means several explanations, for many images it has one entry (or list)
-    for each. `outputs` are a native map and an overlay unless given. Without a `seed`, one is drawn for the call.
+    are prepared once. A bare module is taken to want RGB in 0..1 at 224 x 224, or, if it does not run on that, at the
+    size of the first float array; `whylight.models.wrap_module` tells it better. `images` is one image or a list of
+    them (or an array with one dimension more); one gives an `Explained`, many give a list. `method` is a name, or a
+    method class of your own. `target` is an index, a label, a `Target` or None for the top prediction; for one image a
+    list of them means several explanations, for many images it has one entry (or list) for each; arrays and tensors of
+    indices are lists. `outputs` are a native map and an overlay unless given. Without a `seed`, one is drawn for the
+    call.
 
     Raises:
         WhylightError: the first thing that went wrong; `violations` name the image. See `whylight.errors`.
         TypeError: an argument is of no type that is named above.
     """
-    opened = _opened(model, device)
+    listed, many = _listed(images)
+    opened = _opened(model, device, listed)
     name, methods = _methods(method)
     explainer = Explainer({opened.name: opened}, methods, limits=_LIMITS)
     asked = options.model_dump(exclude_unset=True) if isinstance(options, Options) else dict(options or {})
-    wanted = (MapOutput(), PictureOutput()) if outputs is None else tuple(outputs)
+    wanted = (MapOutput(), PictureOutput()) if outputs is None else _outputs(outputs)
     plan = explainer.plan(opened.name, name, asked, wanted, top_predictions)
-    listed, many = _listed(images)
     targets = _targets(target, len(listed), many)
-    drawn = secrets.randbits(63) if seed is None else seed
+    drawn = secrets.randbits(63) if seed is None else _seed(seed)
     results: list[Explained] = []
     for start in range(0, len(listed), _CHUNK):
         chunk = range(start, min(start + _CHUNK, len(listed)))
@@ -101,8 +104,11 @@ class _Prepared:
         self._lock = threading.Lock()
         self._models: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], Model]] = weakref.WeakKeyDictionary()
 
-    def of(self, module: nn.Module, device: str | torch.device | None) -> Model:
-        """Return the model of `module`; made anew if tensors or layers were exchanged since, or on another device."""
+    def of(self, module: nn.Module, device: str | torch.device | None, example: tuple[int, ...] | None = None) -> Model:
+        """Return the model of `module`; made anew if tensors or layers were exchanged since, or on another device.
+
+        `example` is the shape (C, H, W) of an input, for modules that do not run on one of the usual size.
+        """
         tensors = [*module.named_parameters(), *module.named_buffers()]
         state = (
             str(device),
@@ -112,7 +118,7 @@ class _Prepared:
         with self._lock:
             known = self._models.get(module)
             if known is None or known[0] != state:
-                known = (state, wrap_module(module, device=device))
+                known = (state, _wrapped(module, device, example))
                 self._models[module] = known
             return known[1]
 
@@ -120,13 +126,23 @@ class _Prepared:
 _prepared = _Prepared()
 
 
-def _opened(model: nn.Module | Model | str, device: str | torch.device | None) -> Model:
+def _wrapped(module: nn.Module, device: str | torch.device | None, example: tuple[int, ...] | None) -> Model:
+    try:
+        return wrap_module(module, device=device)
+    except InvalidInput as error:
+        if example is None or not any(violation.field == "input_size" for violation in error.violations):
+            raise
+        channels, height, width = example
+        return wrap_module(module, device=device, transform=Transform.plain((height, width), channels))
+
+
+def _opened(model: nn.Module | Model | str, device: str | torch.device | None, images: Sequence[Any] = ()) -> Model:
     if isinstance(model, Model):
         if device is not None and torch.device(device) != model.device:
             raise InvalidInput(f"the model is on {model.device}; it is not moved to {device}", field="device")
         return model
     if isinstance(model, nn.Module):
-        return _prepared.of(model, device)
+        return _prepared.of(model, device, next((shape for shape in map(_float_shape, images) if shape), None))
     if isinstance(model, str):
         chosen = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
         return _named_model(model, str(chosen))
@@ -160,6 +176,10 @@ def _methods(method: str | type[Method] | Method) -> tuple[str, Mapping[str, Off
     made = method() if isinstance(method, type) and issubclass(method, Attribution) else method
     if not isinstance(made, Attribution):
         raise TypeError(f"method is a name or a whylight.Attribution, not {method!r}")
+    if not isinstance(getattr(made, "name", None), str):
+        raise TypeError(f"{type(made).__qualname__} has no name; set the class variable 'name'")
+    if not (isinstance(made.Options, type) and issubclass(made.Options, Options)):
+        raise TypeError(f"{type(made).__qualname__}.Options is not a subclass of whylight.Options")
     return made.name, {made.name: OfferedMethod(made, plugin="", distribution="")}
 
 
@@ -170,6 +190,27 @@ def _listed(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[Any], boo
     if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         return list(images), True
     return [images], False
+
+
+def _float_shape(image: Any) -> tuple[int, ...] | None:
+    """Return the shape of a float array `[C, H, W]`, None for everything else."""
+    floating = image.is_floating_point() if isinstance(image, Tensor) else getattr(image, "dtype", np.uint8) != np.uint8
+    fits = isinstance(image, np.ndarray | Tensor) and floating and image.ndim == 3 and 0 not in image.shape
+    return tuple(image.shape) if fits else None
+
+
+def _outputs(outputs: Any) -> tuple[Output, ...]:
+    listed = tuple(outputs) if isinstance(outputs, list | tuple) else (None,)
+    if not all(isinstance(output, Output) for output in listed):
+        raise TypeError(f"outputs are a list of MapOutput, PictureOutput and BoxesOutput, not {outputs!r}")
+    return listed
+
+
+def _seed(seed: Any) -> int:
+    """Check a seed as a server does, for which it is a uint64."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= operator.index(seed) < 2**64:
+        raise InvalidInput(f"{seed!r} is no seed: give a whole number from 0 to 2^64 - 1", field="seed")
+    return operator.index(seed)
 
 
 def _loaded(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
@@ -194,6 +235,10 @@ def _loaded(image: Any) -> bytes | npt.NDArray[Any] | Image.Image:
 
 def _targets(target: Any, count: int, many: bool) -> list[tuple[Target, ...]]:
     """Return the targets of each image: a list belongs to the one image, or has an entry for each of the many."""
+    if isinstance(target, np.ndarray | Tensor):
+        target = target.tolist()
+    elif isinstance(target, range):
+        target = list(target)
     if not isinstance(target, list | tuple):
         return [(_target(target),)] * count
     if not many:
@@ -211,10 +256,10 @@ def _target(value: Any) -> Target:
     """Read one target; whole numbers may be numpy's or torch's."""
     if value is None or isinstance(value, str) or dataclasses.is_dataclass(value):
         return as_target(value)  # type: ignore[arg-type]
-    try:
-        return as_target(operator.index(value))
-    except TypeError:
-        raise TypeError(f"a target is an index, a label, a Target or None, not {type(value).__name__}") from None
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return as_target(operator.index(value))
+    raise TypeError(f"a target is an index, a label, a Target or None, not {type(value).__name__}")
 
 
 def _named(error: WhylightError, place: int, many: bool) -> WhylightError:

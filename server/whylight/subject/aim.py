@@ -25,16 +25,30 @@ LATENT = "\0latent"
 
 
 @dataclass(frozen=True)
+class Share:
+    """A part of a dimension, by fractions of its length: how many elements that is, each input decides."""
+
+    low: float
+    high: float
+
+    def of(self, length: int) -> slice:
+        """Return the elements, at least one."""
+        start = min(round(self.low * length), length - 1)
+        return slice(start, max(start + 1, round(self.high * length)))
+
+
+@dataclass(frozen=True)
 class Aim:
     """A definite target: the sum, or the mean, of the elements at `index` of the tensor `source`, of one input.
 
-    `source` is OUTPUT, LATENT or the name of a layer.
+    `source` is OUTPUT, LATENT or the name of a layer. Inputs need not be of the model's own size, and then such a
+    tensor has another shape than the model tells: `index` is brought to it when it is known.
     """
 
     target: Target
     label: str
     source: str
-    index: tuple[int | slice, ...]
+    index: tuple[int | Share, ...]
     mean: bool = False
 
     @property
@@ -44,14 +58,32 @@ class Aim:
         return first if self.source == OUTPUT and len(self.index) == 1 and isinstance(first, int) else None
 
     def value(self, sample: Tensor) -> float:
-        """Return the target's value, from its source without the batch dimension."""
-        elements = sample[self.index]
+        """Return the target's value, from its source without the batch dimension.
+
+        Raises:
+            InvalidInput: for an input of this size the source has no such element (reason TARGET_INVALID).
+        """
+        elements = sample[self._index_in(sample)]
         return float(elements.mean() if self.mean else elements.sum())
 
     def seed(self, cotangent: Tensor) -> None:
-        """Write the target's weights into a cotangent of zeros, shaped as its source without the batch dimension."""
-        elements = cotangent[self.index]
-        cotangent[self.index] = 1 / elements.numel() if self.mean else 1.0
+        """Write the target's weights into a cotangent of zeros, shaped as its source without the batch dimension.
+
+        Raises:
+            InvalidInput: as `value`.
+        """
+        index = self._index_in(cotangent)
+        cotangent[index] = 1 / cotangent[index].numel() if self.mean else 1.0
+
+    def _index_in(self, sample: Tensor) -> tuple[int | slice, ...]:
+        numbers = [part for part in self.index if isinstance(part, int)]
+        if len(numbers) == sample.dim():
+            what = "the output" if self.source == OUTPUT else f"the output of layer {self.source!r}"
+            _inside(numbers, sample.shape, "the latents" if self.source == LATENT else what)
+        return tuple(
+            part.of(length) if isinstance(part, Share) else part
+            for part, length in zip(self.index, sample.shape, strict=False)
+        )
 
 
 def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -> Aim:
@@ -130,18 +162,10 @@ def _region(model: Model, target: Region) -> Aim:
             reason="TARGET_UNSUPPORTED",
             field="target",
         )
-    classes, height, width = model.output_shape
-    _bounded(target.class_index, classes, "class")
-    rows = _span(target.top, target.bottom, height)
-    columns = _span(target.left, target.right, width)
+    _bounded(target.class_index, model.output_shape[0], "class")
+    rows, columns = Share(target.top, target.bottom), Share(target.left, target.right)
     label = model.labels[target.class_index] if target.class_index < len(model.labels) else ""
     return Aim(target, label, OUTPUT, (target.class_index, rows, columns))
-
-
-def _span(low: float, high: float, length: int) -> slice:
-    """Return the elements between two fractions, at least one."""
-    start = min(round(low * length), length - 1)
-    return slice(start, max(start + 1, round(high * length)))
 
 
 def _bounded(index: int, count: int, what: str) -> None:
