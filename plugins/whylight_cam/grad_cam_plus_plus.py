@@ -11,7 +11,8 @@ class GradCAMPlusPlus(ClassActivationMap):
 
     `ReLU(Σ_k w_k A_k)` with `w_k = Σ_ij a_k,ij ReLU(g_k,ij)` and `a = g² / (2 g² + g³ Σ_ij A_k)`, 0 where g = 0. This
     closed form holds for a target that passes through an exponential; as every library does, it is used with the plain
-    score, so the map changes with the scale of the score (unlike that of the other methods of this family).
+    score, so the map changes with the scale of the score (unlike that of the other methods of this family). The profile
+    "torchcam" follows that library's drawing only: its weights are not those of the paper.
     """
 
     name = "grad-cam++"

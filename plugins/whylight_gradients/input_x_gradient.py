@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 class InputXGradient(whylight.Attribution):
     """Input times gradient, summed over the colour channels: what each pixel adds to the target, to first order.
 
-    `Σ_c x_c ∂y/∂x_c`, the simple Taylor decomposition with its root point at 0, which in the normalised units that the
-    network sees is the mean colour of its training data. In a network of linear layers without biases, ReLU and max
-    pooling the map sums to the target.
+    `Σ_c x_c ∂y/∂x_c`, the simple Taylor decomposition with its root point at 0 of the normalised units that the network
+    sees: the mean colour of its training data, or black for a network that takes 0..1 as it is. In a network of linear
+    layers without biases, ReLU and max pooling the map sums to the target.
     """
 
     name = "input-x-gradient"

@@ -41,8 +41,9 @@ class Execution:
 class Explanation:
     """Why a model gave one answer, by one method.
 
-    `map_min` and `map_max` are of the native map before normalisation; `checks` holds numbers by which to check the
-    answer, such as a completeness residual; `seed` is set for stochastic methods only.
+    `map_min` and `map_max` are of the native map, behind the method's final ReLU and before normalisation; `checks`
+    holds numbers by which to check the answer, such as a completeness residual; `seed` is set for stochastic methods
+    only.
     """
 
     method: str

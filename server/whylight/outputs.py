@@ -74,7 +74,10 @@ class PictureOutput:
 
 @dataclass(frozen=True)
 class BoxesOutput:
-    """Boxes around the largest connected parts above `threshold` times the map's maximum (Grad-CAM 0.15, CAM 0.20)."""
+    """Boxes around the largest connected parts above `threshold` times the maximum (Grad-CAM 0.15, CAM 0.20).
+
+    They are found in the normalised map at the size of the model's input.
+    """
 
     name: str = "boxes"
     threshold: float = 0.15
