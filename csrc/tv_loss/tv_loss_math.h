@@ -126,7 +126,7 @@ WHYLIGHT_HOST_DEVICE Term<T> term_of(T square, const Constants<T>& c) {
       term = {root - c.bias, T(1) / root};
     } else {
       const T scale = power(s, c);
-      term = {s * scale - c.bias, c.beta * scale};
+      term = {multiply_add(s, scale, -c.bias), c.beta * scale};
     }
     const bool none = square < smallest_normal<T>();
     return {none ? T(0) : term.value, none ? T(0) : term.slope};
@@ -153,7 +153,7 @@ struct Pixel {
 template <Power P, bool kIsotropic, class T>
 WHYLIGHT_HOST_DEVICE Pixel<T> pixel_of(T dx, T dy, const Constants<T>& c) {
   if constexpr (kIsotropic || P == Power::kSquare) {
-    const Term<T> term = term_of<P>(dx * dx + dy * dy, c);
+    const Term<T> term = term_of<P>(multiply_add(dx, dx, dy * dy), c);
     return {term.value, term.slope * dx, term.slope * dy};
   } else if constexpr (P == Power::kFirst) {
     return {magnitude(dx) + magnitude(dy), sign(dx), sign(dy)};
