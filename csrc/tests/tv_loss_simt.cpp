@@ -110,13 +110,14 @@ void check(const Case& c, float beta, float eps, bool isotropic) {
 void check_power(double beta) {
   const Constants<float> constants = constants_of<float>(beta, 0);
   double worst = 0;
-  for (uint32_t bits = 0x00800000u; bits < 0x7f800000u; bits += 1009) {
+  for (uint32_t bits = 0x00800000u; bits < 0x7f800000u; bits += 16411) {
     const double s = float_of(bits), right = std::pow(s, beta / 2 - 1);
     const float actual = power(float_of(bits), constants);
     if (right < 0x1p-124 || right > 0x1p126)
       continue;
     worst = std::max(worst, std::fabs(actual / right - 1));
   }
+  std::printf("power %g: relative error %.2g\n", beta / 2 - 1, worst);
   expect(worst < 3e-7, "power", {std::lround(beta * 1000), std::lround(worst * 1e10)});
 }
 
@@ -126,14 +127,14 @@ int main() {
   for (double beta : {1., 1.001, 1.2, 1.5, 1.9, 2.3, 2.5, 3., 3.7, 4., 6., 10.})
     check_power(beta);
   for (bool last : {false, true}) {
-    for (const Case& c : {Case{2, 3, 37, 21, last}, Case{1, 1, 1, 1, last}, Case{2, 2, 1, 300, last},
-                          Case{1, 2, 40, 1, last}, Case{1, 3, 33, 259, last}, Case{1, 300, 3, 2, last}}) {
-      for (float beta : {1.f, 1.5f, 2.f, 2.5f}) {
-        for (float eps : {0.f, 0.25f}) {
-          for (bool isotropic : {false, true})
-            check(c, beta, eps, isotropic);
-        }
+    for (const Case& c : {Case{2, 2, 19, 21, last}, Case{1, 1, 1, 1, last}, Case{1, 2, 1, 300, last},
+                          Case{1, 1, 18, 259, last}, Case{1, 300, 2, 2, last}}) {
+      for (bool isotropic : {false, true}) {
+        for (float beta : {1.f, 1.5f, 2.f})
+          check(c, beta, 0.f, isotropic);
+        check(c, 1.f, 0.25f, isotropic);
       }
+      check(c, 2.5f, 0.25f, true);
     }
   }
   std::printf("%d failures\n", whylight::testing::failures);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "../common/checks.h"
@@ -26,7 +27,8 @@ struct Arguments {
 inline std::optional<Arguments> lay_out(const Tensor& image) {
   const int64_t n = image.size(0), c = image.size(1);
   int64_t h = image.size(2), w = image.size(3), down = image.stride(2), across = image.stride(3);
-  if (w == 1) {  // a column is a row: total variation does not tell one from the other
+  const auto is_last = [&](int64_t stride) { return image.stride(1) == 1 && stride == c; };
+  if (w == 1 && (down == 1 || is_last(down))) {  // a column is a row: total variation does not tell one from the other
     std::swap(h, w);
     std::swap(down, across);
   }
@@ -34,7 +36,7 @@ inline std::optional<Arguments> lay_out(const Tensor& image) {
     return Arguments{
         image, {n, c, h, w, 1, {image.stride(0), image.stride(1), down}, {c * h * w, h * w, w}}, false, false};
   }
-  if (image.stride(1) == 1 && across == c) {
+  if (is_last(across)) {
     return Arguments{image, {n, 1, h, w * c, c, {image.stride(0), 0, down}, {c * h * w, 0, w * c}}, true, false};
   }
   return std::nullopt;

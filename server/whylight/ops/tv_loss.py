@@ -136,10 +136,20 @@ def _slope(square: Tensor, beta: float, eps: float) -> Tensor:
     return torch.where(square != 0, beta * safe ** (beta / 2 - 1), torch.zeros_like(square))
 
 
+def _channels_are_neighbours(image: Tensor, dimension: int) -> bool:
+    """Say whether a pixel's channels are, and right behind them those of the next pixel along `dimension`."""
+    return image.stride(1) == 1 and image.stride(dimension) == image.shape[1]
+
+
 def _is_channels_last(image: Tensor) -> bool:
-    """Say whether the channels of a pixel are neighbours in memory, as the kernels see it."""
-    width, across = (image.shape[3], image.stride(3)) if image.shape[3] != 1 else (image.shape[2], image.stride(2))
-    return image.numel() > 0 and width != 1 and across != 1
+    """Say whether the kernels walk the image as channels last; a column is a row to them."""
+    dimension = 3 if image.shape[3] != 1 else 2
+    return (
+        image.numel() > 0
+        and image.shape[dimension] != 1
+        and image.stride(dimension) != 1
+        and _channels_are_neighbours(image, dimension)
+    )
 
 
 def _empty_gradient(image: Tensor) -> Tensor:
@@ -159,8 +169,7 @@ def _check(operator: str, image: Tensor, beta: float, eps: float) -> None:
     )
     torch._check(0 <= eps < float("inf"), lambda: f"{operator}: eps must be finite and not negative, got {eps}")
     torch._check(
-        not _is_channels_last(image)
-        or (image.stride(1) == 1 and image.stride(3 if image.shape[3] != 1 else 2) == image.shape[1]),
+        image.numel() == 0 or image.shape[3] == 1 or image.stride(3) == 1 or _channels_are_neighbours(image, 3),
         lambda: (
             f"{operator}: image must be contiguous or channels_last, or a part of such a one, got strides "
             f"{tuple(image.stride())} for {list(image.shape)}; image.contiguous() is"
@@ -210,4 +219,6 @@ if CPU_NATIVE:
         return _computed_loss("tv_loss_with_gradient", image, beta, eps), _empty_gradient(image)
 
     torch.library.register_autograd("whylight::tv_loss", _backward, setup_context=_remember)
-    torch.library.register_autograd("whylight::tv_loss_backward", _refuse, setup_context=lambda ctx, inputs, output: None)
+    torch.library.register_autograd(
+        "whylight::tv_loss_backward", _refuse, setup_context=lambda ctx, inputs, output: None
+    )
