@@ -101,23 +101,26 @@ WHYLIGHT_INLINE const T* load_row(const Work<T>& work, int64_t offset, T* buffer
   return static_cast<const T*>(work.image) + offset;
 }
 
+// Where a row of the gradient is computed: in its place if that is of type T, else in `buffer`, to be converted.
 template <class T>
-WHYLIGHT_INLINE void store_row(const Work<T>& work, int64_t offset, const T* values) {
-  const int64_t length = work.layout.length;
+WHYLIGHT_INLINE T* place_row(const Work<T>& work, int64_t offset, T* buffer) {
+  const bool narrow = work.type == ScalarType::Half || work.type == ScalarType::BFloat16;
+  return narrow ? buffer : static_cast<T*>(work.gradient) + offset;
+}
+
+template <class T>
+WHYLIGHT_INLINE void store_row(const Work<T>& work, int64_t offset, const T* buffer) {
   if constexpr (sizeof(T) == sizeof(float)) {
+    const int64_t length = work.layout.length;
     auto* target = static_cast<uint16_t*>(work.gradient) + offset;
     if (work.type == ScalarType::Half) {
       for (int64_t i = 0; i < length; ++i)
-        target[i] = half_of(values[i]);
-      return;
-    }
-    if (work.type == ScalarType::BFloat16) {
+        target[i] = half_of(buffer[i]);
+    } else if (work.type == ScalarType::BFloat16) {
       for (int64_t i = 0; i < length; ++i)
-        target[i] = bfloat16_of(values[i]);
-      return;
+        target[i] = bfloat16_of(buffer[i]);
     }
   }
-  std::copy_n(values, length, static_cast<T*>(work.gradient) + offset);
 }
 
 template <class T>
@@ -178,13 +181,14 @@ WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
         const T* above = buffer.down + (y + 1) % 2 * padded;
         const T* left = buffer.across - step;
         const T* across = buffer.across;
-        T* result = buffer.result;
+        const Strides& strides = layout.gradient;
+        const int64_t target = image * strides.image + plane * strides.plane + y * strides.row;
+        T* result = place_row(work, target, buffer.result);
 #pragma omp simd
         for (int64_t i = 0; i < length; ++i) {
           result[i] = upstream * ((left[i] - across[i]) + (above[i] - down[i]));
         }
-        const Strides& target = layout.gradient;
-        store_row(work, image * target.image + plane * target.plane + y * target.row, result);
+        store_row(work, target, buffer.result);
       }
     }
     row = below;

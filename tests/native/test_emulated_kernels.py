@@ -37,7 +37,11 @@ MUTATIONS = {
         "__syncthreads();  // folded is written",
         "if (warp == 0) __syncthreads();",
     ),
-    "a neighbour's flux is read too early": ("tv_loss", "__syncthreads();  // this row's half of fluxes is written", ""),
+    "a neighbour's flux is read too early": (
+        "tv_loss",
+        "__syncthreads();  // this row's half of fluxes is written",
+        "",
+    ),
 }
 
 
