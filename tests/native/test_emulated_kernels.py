@@ -39,8 +39,8 @@ MUTATIONS = {
     ),
     "a neighbour's flux is read too early": (
         "tv_loss",
-        "__syncthreads();  // this row's half of fluxes is written",
-        "",
+        "__syncthreads();  // this row's half",
+        "// this row's half",
     ),
 }
 
