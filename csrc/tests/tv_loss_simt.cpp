@@ -20,8 +20,7 @@ struct Expected {
 Layout layout_of(const Case& c) {
   const int64_t area = c.height * c.width, all = c.channels * area;
   const Strides planar{all, area, c.width}, last{all, 0, c.width * c.channels};
-  if (c.channels_last)
-    return {c.images, 1, c.height, c.width * c.channels, c.channels, last, last};
+  if (c.channels_last) return {c.images, 1, c.height, c.width * c.channels, c.channels, last, last};
   return {c.images, c.channels, c.height, c.width, 1, planar, planar};
 }
 
@@ -31,8 +30,7 @@ Expected expected(const Case& c, const std::vector<float>& values, const std::ve
   Expected result{std::vector<double>(c.images, 0.), std::vector<double>(values.size(), 0.)};
   const int64_t area = c.height * c.width, pixel = c.channels_last ? c.channels : 1;
   const auto add = [&](int64_t n, double square) {
-    if (square != 0)
-      result.losses[n] += std::pow(square + eps, beta / 2) - std::pow(eps, beta / 2);
+    if (square != 0) result.losses[n] += std::pow(square + eps, beta / 2) - std::pow(eps, beta / 2);
     return square != 0 ? beta * std::pow(square + eps, beta / 2 - 1) * upstream[n] : 0.;
   };
   for (int64_t n = 0; n < c.images; ++n) {
@@ -62,8 +60,7 @@ void check(const Case& c, float beta, float eps, bool isotropic) {
       isotropic};
   const size_t count = static_cast<size_t>(c.images * c.channels * c.height * c.width);
   std::vector<float> values = normal(count, 5);
-  for (size_t i = 0; i < count; i += 7)
-    values[i] = std::round(values[i]);  // so that some differences are 0
+  for (size_t i = 0; i < count; i += 7) values[i] = std::round(values[i]);  // so that some differences are 0
   const std::vector<float> upstream = normal(static_cast<size_t>(c.images), 6);
   const Expected right = expected(c, values, upstream, beta, eps, isotropic);
   const Layout layout = layout_of(c);
@@ -95,11 +92,9 @@ void check(const Case& c, float beta, float eps, bool isotropic) {
       continue;
     }
     first = all;
-    for (size_t n = 0; n < losses.size(); ++n)
-      expect(close(losses[n], right.losses[n], 2e-6), "loss", where);
+    for (size_t n = 0; n < losses.size(); ++n) expect(close(losses[n], right.losses[n], 2e-6), "loss", where);
     double largest = 0;
-    for (double g : right.gradients)
-      largest = std::max(largest, std::fabs(g));
+    for (double g : right.gradients) largest = std::max(largest, std::fabs(g));
     for (size_t i = 0; i < count; ++i) {
       expect(std::fabs(gradients[i] - right.gradients[i]) <= 2e-6 * largest, "gradient", where);
     }
@@ -113,8 +108,7 @@ void check_power(double beta) {
   for (uint32_t bits = 0x00800000u; bits < 0x7f800000u; bits += 16411) {
     const double s = float_of(bits), right = std::pow(s, beta / 2 - 1);
     const float actual = power(float_of(bits), constants);
-    if (right < 0x1p-124 || right > 0x1p126)
-      continue;
+    if (right < 0x1p-124 || right > 0x1p126) continue;
     worst = std::max(worst, std::fabs(actual / right - 1));
   }
   std::printf("power %g: relative error %.2g\n", beta / 2 - 1, worst);
@@ -124,14 +118,12 @@ void check_power(double beta) {
 }  // namespace
 
 int main() {
-  for (double beta : {1., 1.001, 1.2, 1.5, 1.9, 2.3, 2.5, 3., 3.7, 4., 6., 10.})
-    check_power(beta);
+  for (double beta : {1., 1.001, 1.2, 1.5, 1.9, 2.3, 2.5, 3., 3.7, 4., 6., 10.}) check_power(beta);
   for (bool last : {false, true}) {
     for (const Case& c : {Case{2, 2, 19, 21, last}, Case{1, 1, 1, 1, last}, Case{1, 2, 1, 300, last},
                           Case{1, 1, 18, 259, last}, Case{1, 300, 2, 2, last}}) {
       for (bool isotropic : {false, true}) {
-        for (float beta : {1.f, 1.5f, 2.f})
-          check(c, beta, 0.f, isotropic);
+        for (float beta : {1.f, 1.5f, 2.f}) check(c, beta, 0.f, isotropic);
         check(c, 1.f, 0.25f, isotropic);
       }
       check(c, 2.5f, 0.25f, true);

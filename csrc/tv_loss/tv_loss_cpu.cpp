@@ -88,13 +88,11 @@ WHYLIGHT_INLINE const T* load_row(const Work<T>& work, int64_t offset, T* buffer
   if constexpr (sizeof(T) == sizeof(float)) {
     const auto* source = static_cast<const uint16_t*>(work.image) + offset;
     if (work.type == ScalarType::Half) {
-      for (int64_t i = 0; i < length; ++i)
-        buffer[i] = half_to_float(source[i]);
+      for (int64_t i = 0; i < length; ++i) buffer[i] = half_to_float(source[i]);
       return buffer;
     }
     if (work.type == ScalarType::BFloat16) {
-      for (int64_t i = 0; i < length; ++i)
-        buffer[i] = bfloat16_to_float(source[i]);
+      for (int64_t i = 0; i < length; ++i) buffer[i] = bfloat16_to_float(source[i]);
       return buffer;
     }
   }
@@ -114,11 +112,9 @@ WHYLIGHT_INLINE void store_row(const Work<T>& work, int64_t offset, const T* buf
     const int64_t length = work.layout.length;
     auto* target = static_cast<uint16_t*>(work.gradient) + offset;
     if (work.type == ScalarType::Half) {
-      for (int64_t i = 0; i < length; ++i)
-        target[i] = half_of(buffer[i]);
+      for (int64_t i = 0; i < length; ++i) target[i] = half_of(buffer[i]);
     } else if (work.type == ScalarType::BFloat16) {
-      for (int64_t i = 0; i < length; ++i)
-        target[i] = bfloat16_of(buffer[i]);
+      for (int64_t i = 0; i < length; ++i) target[i] = bfloat16_of(buffer[i]);
     }
   }
 }
@@ -126,8 +122,7 @@ WHYLIGHT_INLINE void store_row(const Work<T>& work, int64_t offset, const T* buf
 template <class T>
 WHYLIGHT_INLINE void subtract(const T* a, const T* b, int64_t count, T* result) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i)
-    result[i] = a[i] - b[i];
+  for (int64_t i = 0; i < count; ++i) result[i] = a[i] - b[i];
 }
 
 template <Power P, bool kIsotropic, bool kLoss, bool kGradient, class T>
@@ -136,8 +131,7 @@ WHYLIGHT_INLINE void walk_row(const Constants<T>& constants, int64_t padded, con
 #pragma omp simd
   for (int64_t i = 0; i < padded; ++i) {
     const Pixel<T> pixel = pixel_of<P, kIsotropic>(dx[i], dy[i], constants);
-    if (kLoss)
-      sums[i] += pixel.value;
+    if (kLoss) sums[i] += pixel.value;
     if (kGradient) {
       across[i] = pixel.across;
       down[i] = pixel.down;
@@ -156,8 +150,7 @@ WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
   Buffers<T> buffer(memory, padded);
   std::fill_n(memory, Buffers<T>::size(padded), T(0));
   T upstream = 1;
-  if (work.upstream)
-    upstream = work.upstream[image * work.upstream_stride];
+  if (work.upstream) upstream = work.upstream[image * work.upstream_stride];
   // A gradient begins in the row above its first: only for the flux out of it.
   const int64_t first = kGradient ? std::max<int64_t>(begin - 1, 0) : begin;
   const T* row = load_row(work, source + first * layout.source.row, buffer.rows + first % 2 * padded);
@@ -197,8 +190,7 @@ WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
     double sum = 0;
     const T* sums = buffer.sums;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < padded; ++i)
-      sum += static_cast<double>(sums[i]);
+    for (int64_t i = 0; i < padded; ++i) sum += static_cast<double>(sums[i]);
     work.sums[job] = sum;
   }
 }
@@ -266,13 +258,11 @@ void run(const Arguments& arguments, double beta, double eps, bool isotropic, Te
     const std::unique_ptr<T[]> memory(new T[Buffers<T>::size(padded)]);
     walk(work, begin, end, memory.get());
   });
-  if (!loss)
-    return;
+  if (!loss) return;
   T* losses = loss->mutable_data_ptr<T>();
   for (int64_t n = 0; n < layout.images; ++n) {
     double sum = 0;
-    for (int64_t i = 0; i < per_image; ++i)
-      sum += sums[n * per_image + i];
+    for (int64_t i = 0; i < per_image; ++i) sum += sums[n * per_image + i];
     losses[n] = static_cast<T>(sum);
   }
 }
@@ -280,8 +270,7 @@ void run(const Arguments& arguments, double beta, double eps, bool isotropic, Te
 void run_either(const Arguments& arguments, double beta, double eps, bool isotropic, Tensor* loss, Tensor* gradient,
                 const Tensor* upstream) {
   if (arguments.empty) {
-    if (loss)
-      torch::stable::zero_(*loss);
+    if (loss) torch::stable::zero_(*loss);
   } else if (arguments.image.scalar_type() == ScalarType::Double) {
     run<double>(arguments, beta, eps, isotropic, loss, gradient, upstream);
   } else {

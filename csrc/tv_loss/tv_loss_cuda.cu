@@ -27,8 +27,7 @@ Arguments check_single(const char* op, const Tensor& image, double beta, double 
 void run(const char* op, const Arguments& arguments, double beta, double eps, bool isotropic, Tensor* loss,
          Tensor* gradient, const Tensor* upstream) {
   if (arguments.empty) {
-    if (loss)
-      torch::stable::zero_(*loss);
+    if (loss) torch::stable::zero_(*loss);
     return;
   }
   const Layout& layout = arguments.layout;

@@ -34,13 +34,11 @@ __device__ __forceinline__ void store(__nv_bfloat16* target, float v) {
 // The sum over a block, in its first thread. `slots` has kWarps floats.
 __device__ __forceinline__ float block_sum(float v, float* slots) {
   v = warp_sum(v);
-  if (threadIdx.x % kWarp == 0)
-    slots[threadIdx.x / kWarp] = v;
+  if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = v;
   __syncthreads();  // slots is written
   v = 0.f;
   if (threadIdx.x == 0) {
-    for (int w = 0; w < kWarps; ++w)
-      v += slots[w];
+    for (int w = 0; w < kWarps; ++w) v += slots[w];
   }
   return v;
 }
@@ -84,10 +82,8 @@ __global__ void __launch_bounds__(kThreads)
     const T* below = y + 1 < layout.rows ? row + layout.source.row : nullptr;
     const float beneath = inside && below ? to_float(below[x]) : 0.f;
     Pixel<float> pixel{0.f, 0.f, 0.f};
-    if (inside)
-      pixel = pixel_at<P, kIsotropic>(row, below, x, here, beneath, layout, constants);
-    if (kLoss)
-      sum += pixel.value;
+    if (inside) pixel = pixel_at<P, kIsotropic>(row, below, x, here, beneath, layout, constants);
+    if (kLoss) sum += pixel.value;
     if constexpr (kGradient) {
       float left = 0.f;
       if constexpr (P == Power::kGeneral) {
@@ -96,8 +92,7 @@ __global__ void __launch_bounds__(kThreads)
         float* own = fluxes + (y % 2) * kThreads;
         own[threadIdx.x] = pixel.across;
         __syncthreads();  // this row's half of fluxes is written; the other half's readers are past the last barrier
-        if (static_cast<int64_t>(threadIdx.x) >= layout.step)
-          left = own[threadIdx.x - layout.step];
+        if (static_cast<int64_t>(threadIdx.x) >= layout.step) left = own[threadIdx.x - layout.step];
       }
       const bool alone = P != Power::kGeneral || static_cast<int64_t>(threadIdx.x) < layout.step;
       if (inside && alone && x >= layout.step) {
@@ -118,8 +113,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   if constexpr (kLoss) {
     sum = block_sum(sum, slots);
-    if (threadIdx.x == 0)
-      partial[block] = sum;
+    if (threadIdx.x == 0) partial[block] = sum;
   }
 }
 
@@ -129,11 +123,9 @@ __global__ void __launch_bounds__(kThreads)
     finish(const Sum* __restrict__ partial, Sum* __restrict__ losses, const int64_t count) {
   SIMT_SHARED(float, slots, kWarps);
   Sum sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += kThreads)
-    sum += partial[blockIdx.x * count + i];
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partial[blockIdx.x * count + i];
   sum = block_sum(sum, slots);
-  if (threadIdx.x == 0)
-    losses[blockIdx.x] = sum;
+  if (threadIdx.x == 0) losses[blockIdx.x] = sum;
 }
 
 }  // namespace whylight::tv_loss

@@ -29,8 +29,7 @@ template <Power P, bool kIsotropic, class T>
 void walk_either(const Problem& problem, const T* images, T* gradients, cudaStream_t stream) {
   const Tiles tiles = tiles_of(problem.layout);
   auto kernel = walk<P, kIsotropic, true, false, T>;
-  if (gradients)
-    kernel = problem.losses ? walk<P, kIsotropic, true, true, T> : walk<P, kIsotropic, false, true, T>;
+  if (gradients) kernel = problem.losses ? walk<P, kIsotropic, true, true, T> : walk<P, kIsotropic, false, true, T>;
   launch(kernel, dim3(static_cast<unsigned>(problem.layout.images * tiles.per_image)), dim3(kThreads), stream, images,
          gradients, problem.partial, problem.upstream, problem.upstream_stride, problem.layout, tiles,
          problem.constants);
@@ -46,8 +45,7 @@ void walk_all(const Problem& problem, const T* images, T* gradients, cudaStream_
       walk_either<power(), false>(problem, images, gradients, stream);
     }
   });
-  if (!problem.losses)
-    return;
+  if (!problem.losses) return;
   const float* partial = problem.partial;
   launch(finish<float>, dim3(static_cast<unsigned>(problem.layout.images)), dim3(kThreads), stream, partial,
          problem.losses, tiles_of(problem.layout).per_image);

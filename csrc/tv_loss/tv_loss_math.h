@@ -36,8 +36,7 @@ Constants<T> constants_of(double beta, double eps) {
 }
 
 inline Power power_of(double beta, double eps, bool isotropic) {
-  if (beta == 2)
-    return Power::kSquare;
+  if (beta == 2) return Power::kSquare;
   return beta == 1 && (isotropic || eps == 0) ? Power::kFirst : Power::kGeneral;
 }
 
