@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
     above = pixel_at<P, kIsotropic>(before, row, x, to_float(before[x]), here, layout, constants).down;
   }
   const float scale = kGradient && upstream ? upstream[image * upstream_stride] : 1.f;
-#pragma unroll 4
+#pragma unroll 2
   for (int64_t y = begin; y < end; ++y) {
     const T* below = y + 1 < layout.rows ? row + layout.source.row : nullptr;
     const float beneath = inside && below ? to_float(below[x]) : 0.f;
