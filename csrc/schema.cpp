@@ -14,6 +14,11 @@ STABLE_TORCH_LIBRARY(whylight, m) {
   m.def(
       "cam_overlay(Tensor maps, SymInt height, SymInt width, bool rectify, bool signed, int normalise, float eps, "
       "int interpolation, Tensor colours, Tensor? images, float opacity) -> (Tensor, Tensor, Tensor)");
+  // tv_loss has a gradient, from tv_loss_backward; tv_loss_raw is the same without the cost of autograd per call.
+  m.def("tv_loss(Tensor image, float beta, float eps, bool isotropic) -> Tensor");
+  m.def("tv_loss_raw(Tensor image, float beta, float eps, bool isotropic) -> Tensor");
+  m.def("tv_loss_backward(Tensor grad, Tensor image, float beta, float eps, bool isotropic) -> Tensor");
+  m.def("tv_loss_with_gradient(Tensor image, float beta, float eps, bool isotropic) -> (Tensor, Tensor)");
 }
 
 PyMODINIT_FUNC PyInit__C() {

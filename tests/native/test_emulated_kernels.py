@@ -22,7 +22,7 @@ def build_and_run(source: Path, folder: Path) -> subprocess.CompletedProcess[str
     return subprocess.run([str(program)], capture_output=True, text=True, env=environment, timeout=250, check=False)
 
 
-@pytest.mark.parametrize("name", ["cam_pool_simt", "cam_render_simt"])
+@pytest.mark.parametrize("name", ["cam_pool_simt", "cam_render_simt", "tv_loss_simt"])
 def test_kernels_are_right_in_every_order_of_threads(name, tmp_path):
     done = build_and_run(CSRC / "tests" / f"{name}.cpp", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -36,6 +36,11 @@ MUTATIONS = {
         "cam_pool",
         "__syncthreads();  // folded is written",
         "if (warp == 0) __syncthreads();",
+    ),
+    "a neighbour's flux is read too early": (
+        "tv_loss",
+        "__syncthreads();  // this row's half",
+        "// this row's half",
     ),
 }
 

@@ -18,7 +18,7 @@ from whylight.ops import Scale, native
 from whylight.ops.source_digest import source_digest
 
 ROOT = Path(__file__).parents[2]
-OPERATORS = ("cam_pool", "cam_render", "cam_overlay")
+OPERATORS = ("cam_pool", "cam_render", "cam_overlay", "tv_loss", "tv_loss_with_gradient")
 
 built = pytest.mark.skipif(not ops.native_status().available, reason=ops.native_status().description)
 

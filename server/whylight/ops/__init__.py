@@ -1,7 +1,7 @@
-"""The fused operators: pooling a class activation map, rendering it, colouring it; knows tensors, not models.
+"""The fused operators: pooling a class activation map, rendering and colouring it, total variation; knows no models.
 
 Each operator has a native kernel (`csrc/`) and a plain-torch twin, `<operator>_reference`, that states what it computes
-and stands in where there is no kernel. None of them has a gradient: nothing differentiates through them.
+and stands in where there is no kernel. The losses have gradients; nothing differentiates through the others.
 """
 
 from whylight.ops.cam_overlay import cam_overlay, cam_overlay_reference
@@ -10,6 +10,12 @@ from whylight.ops.cam_render import cam_render, cam_render_reference
 from whylight.ops.colour import colour_table
 from whylight.ops.native import NativeStatus, native_status
 from whylight.ops.scale import Rendered, Scale
+from whylight.ops.tv_loss import (
+    tv_loss,
+    tv_loss_reference,
+    tv_loss_with_gradient,
+    tv_loss_with_gradient_reference,
+)
 
 __all__ = [
     "SCHEMES",
@@ -24,4 +30,8 @@ __all__ = [
     "cam_render_reference",
     "colour_table",
     "native_status",
+    "tv_loss",
+    "tv_loss_reference",
+    "tv_loss_with_gradient",
+    "tv_loss_with_gradient_reference",
 ]
