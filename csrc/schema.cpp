@@ -14,6 +14,9 @@ STABLE_TORCH_LIBRARY(whylight, m) {
   m.def(
       "cam_overlay(Tensor maps, SymInt height, SymInt width, bool rectify, bool signed, int normalise, float eps, "
       "int interpolation, Tensor colours, Tensor? images, float opacity) -> (Tensor, Tensor, Tensor)");
+  // What follows the GEMM, in place. gram_difference_ returns the sum of squares of each matrix's difference.
+  m.def("gram_mirror_(Tensor(a!) gram) -> ()");
+  m.def("gram_difference_(Tensor(a!) gram, Tensor target) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C() {
