@@ -107,10 +107,11 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // squares [N] from sums [N, pairs]. Grid: matrices.
-inline __global__ void __launch_bounds__(kThreads)
-    add_sums(const float* __restrict__ sums, float* __restrict__ squares, const int pairs) {
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    add_sums(const T* __restrict__ sums, T* __restrict__ squares, const int pairs) {
   SIMT_SHARED(float, slots, kWarps);
-  const float* own = sums + static_cast<int64_t>(blockIdx.x) * pairs;
+  const T* own = sums + static_cast<int64_t>(blockIdx.x) * pairs;
   float sum = 0.f;
   for (int p = threadIdx.x; p < pairs; p += kThreads) sum += own[p];
   sum = block_sum(sum, slots);
