@@ -21,8 +21,8 @@ inline void difference(const Shape& shape, int64_t matrices, float* gram, const 
                        float* squares, cudaStream_t stream) {
   launch(finish_tiles<true>, dim3(static_cast<unsigned>(matrices * shape.pairs)), dim3(kThreads), stream, gram, target,
          sums, shape);
-  launch(add_sums<float>, dim3(static_cast<unsigned>(matrices)), dim3(kThreads), stream, static_cast<const float*>(sums),
-         squares, shape.pairs);
+  launch(add_sums<float>, dim3(static_cast<unsigned>(matrices)), dim3(kThreads), stream,
+         static_cast<const float*>(sums), squares, shape.pairs);
 }
 
 }  // namespace whylight::gram

@@ -1,4 +1,4 @@
-"""gram and gram_loss: what they compute, for every layout, dtype and size; their gradients; what bits do not depend on."""
+"""gram and gram_loss: what they compute, for every layout, dtype and size, their gradients, and what they refuse."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def target_of(features: Tensor, *, shared: bool = True) -> Tensor:
 
 
 def agree(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    scale = expected.abs().max() if expected.numel() else 1
+    scale = expected.abs().max().clamp(min=1e-30) if expected.numel() else 1
     torch.testing.assert_close(actual / scale, expected / scale, rtol=0, atol=tolerance)
 
 
@@ -59,13 +59,11 @@ def test_equals_its_definition_in_double_precision(shape, layout, normalisation)
     result = ops.gram(features, normalisation)
     expected = ops.gram_reference(features, normalisation)
     assert result.dtype == torch.float64
-    if expected.abs().sum() > 0:
-        agree(result, expected, 1e-12)
+    agree(result, expected, 1e-12)
     upstream = torch.randn_like(expected)  # not symmetric
     (gradient,) = torch.autograd.grad(result, features, upstream)
     assert gradient.shape == features.shape
-    if gradient.numel():
-        agree(gradient, torch.autograd.grad(expected, features, upstream)[0], 1e-12)
+    agree(gradient, torch.autograd.grad(expected, features, upstream)[0], 1e-12)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -82,8 +80,7 @@ def test_the_loss_equals_its_definition_in_double_precision(shape, layout, share
     upstream = torch.randn_like(expected)
     actual = torch.autograd.grad(loss, (features, weights), upstream)
     for mine, plain in zip(actual, torch.autograd.grad(expected, (features, weights), upstream), strict=True):
-        if plain.numel():
-            agree(mine, plain, 1e-12)
+        agree(mine, plain, 1e-12)
 
 
 def test_gatys_is_the_loss_of_his_paper():
@@ -130,7 +127,7 @@ def test_errs_no_more_than_plain_torch_in_the_same_dtype(shape, dtype, layout, d
     (plain_gradient,) = torch.autograd.grad(baseline.sum(), features)
     assert loss.dtype == torch.float32
     assert gradient.dtype == dtype
-    assert gradient.stride() == features.stride()
+    assert gradient.stride()[1:] == features.stride()[1:]
 
     def error(actual: Tensor, right: Tensor) -> Tensor:
         return (actual.double() - right).abs().max()
@@ -261,6 +258,8 @@ def test_refuses_what_does_not_fit():
         ops.gram_loss(features, torch.zeros(3, 3, requires_grad=True))
 
 
+# opcheck looks at the gradient of its own copies, which are no leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_opcheck(dtype, device):
     if device == "cuda" and dtype == torch.float64:

@@ -1,7 +1,8 @@
 """The fused operators: class activation maps pooled, rendered, coloured; Gram matrices; know tensors, not models.
 
 Each operator has a native kernel (`csrc/`) and a plain-torch twin, `<operator>_reference`, that states what it computes
-and stands in where there is no kernel. `gram` and `gram_loss` have gradients; through the others nothing differentiates.
+and stands in where there is no kernel. `gram` and `gram_loss` have gradients; the others have none, since nothing
+differentiates through them.
 """
 
 from whylight.ops.cam_overlay import cam_overlay, cam_overlay_reference

@@ -108,8 +108,7 @@ def _products(features: Tensor, scale: float) -> Tensor:
     """Return ``scale * F F^T`` as ``[N, C, C]``; on the CPU, what lies below the diagonal may be anything."""
     flat = features.flatten(2)
     if features.is_cuda and features.dtype in _HALVES:
-        none = flat.new_zeros((), dtype=torch.float32).expand(flat.shape[0], flat.shape[1], flat.shape[1])
-        return torch.baddbmm(none, flat, flat.mT, out_dtype=torch.float32, beta=0, alpha=scale)
+        return torch.bmm(flat, flat.mT, out_dtype=torch.float32).mul_(scale)
     flat = flat.to(_result_dtype(features))
     images, channels, positions = flat.shape
     none = flat.new_zeros(())
