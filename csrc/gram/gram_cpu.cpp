@@ -35,8 +35,7 @@ struct Work {
 template <class T>
 WHYLIGHT_INLINE void turn(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows, int64_t columns) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c)
-      to[r * to_stride + c] = from[c * from_stride + r];
+    for (int64_t c = 0; c < columns; ++c) to[r * to_stride + c] = from[c * from_stride + r];
   }
 }
 
@@ -44,8 +43,7 @@ WHYLIGHT_INLINE void turn(const T* from, int64_t from_stride, T* to, int64_t to_
 template <class T>
 WHYLIGHT_INLINE void take(const T* from, int64_t stride, int64_t rows, int64_t columns, T* tile) {
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c)
-      tile[r * kTile + c] = from[r * stride + c];
+    for (int64_t c = 0; c < columns; ++c) tile[r * kTile + c] = from[r * stride + c];
   }
 }
 
@@ -61,8 +59,7 @@ WHYLIGHT_INLINE T finish_tiles(const Work<T>& work, int64_t matrix, int64_t row,
   T tile[kTile * kTile], turned[kTile * kTile], sums[kTile] = {};
   if constexpr (Diagonal) {
     for (int64_t i = 0; i < rows; ++i) {
-      for (int64_t j = 0; j < i; ++j)
-        upper[i * channels + j] = upper[j * channels + i];
+      for (int64_t j = 0; j < i; ++j) upper[i * channels + j] = upper[j * channels + i];
     }
   }
   if constexpr (HasTarget) {
@@ -82,11 +79,9 @@ WHYLIGHT_INLINE T finish_tiles(const Work<T>& work, int64_t matrix, int64_t row,
   } else if constexpr (!Diagonal) {
     take(upper, channels, rows, columns, tile);
   }
-  if constexpr (!Diagonal)
-    turn(tile, kTile, gram + lower, channels, columns, rows);
+  if constexpr (!Diagonal) turn(tile, kTile, gram + lower, channels, columns, rows);
   T sum = 0;
-  for (int64_t j = 0; j < kTile; ++j)
-    sum += sums[j];
+  for (int64_t j = 0; j < kTile; ++j) sum += sums[j];
   return sum;
 }
 
@@ -96,15 +91,12 @@ WHYLIGHT_INLINE void finish_any(const Work<T>& work, int64_t begin, int64_t end)
   int64_t row = 0, first = 0;  // the tasks of a matrix go row by row of tiles; `first` is the first one of `row`
   for (int64_t task = begin; task < end; ++task) {
     const int64_t within = task % per_matrix;
-    if (within < first)
-      row = first = 0;
-    while (within >= first + tiles - row)
-      first += tiles - row++;
+    if (within < first) row = first = 0;
+    while (within >= first + tiles - row) first += tiles - row++;
     const int64_t matrix = task / per_matrix, column = row + within - first;
     const T sum = row == column ? finish_tiles<HasTarget, true>(work, matrix, row * kTile, row * kTile)
                                 : finish_tiles<HasTarget, false>(work, matrix, row * kTile, column * kTile);
-    if constexpr (HasTarget)
-      work.sums[task] = sum;
+    if constexpr (HasTarget) work.sums[task] = sum;
   }
 }
 
@@ -142,8 +134,7 @@ void difference(const Tensor& gram, const Tensor& target, const Arguments& argum
   T* out = squares.mutable_data_ptr<T>();
   for (int64_t n = 0; n < arguments.matrices; ++n) {
     double sum = 0;
-    for (int64_t task = 0; task < per_matrix; ++task)
-      sum += static_cast<double>(sums[n * per_matrix + task]);
+    for (int64_t task = 0; task < per_matrix; ++task) sum += static_cast<double>(sums[n * per_matrix + task]);
     out[n] = static_cast<T>(sum);
   }
 }
@@ -161,8 +152,7 @@ Tensor gram_difference_cpu(const Tensor& gram, const Tensor& target) {
   const Arguments arguments = check_arguments("gram_difference_", gram, target);
   const Tensor laid = torch::stable::contiguous(target);
   Tensor squares = torch::stable::new_empty(gram, {arguments.matrices}, gram.scalar_type());
-  if (arguments.channels == 0)
-    return torch::stable::fill_(squares, 0);
+  if (arguments.channels == 0) return torch::stable::fill_(squares, 0);
   if (gram.scalar_type() == ScalarType::Double) {
     difference<double>(gram, laid, arguments, squares);
   } else {

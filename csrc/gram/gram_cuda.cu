@@ -23,8 +23,7 @@ void gram_mirror_cuda(const Tensor& gram) {
   const Arguments arguments = check_arguments("gram_mirror_", gram);
   const torch::stable::accelerator::DeviceGuard guard(gram.get_device_index());
   const Shape shape = checked_shape("gram_mirror_", gram, arguments);
-  if (arguments.matrices == 0 || arguments.channels == 0)
-    return;
+  if (arguments.matrices == 0 || arguments.channels == 0) return;
   mirror(shape, arguments.matrices, gram.mutable_data_ptr<float>(), current_stream(gram.get_device_index()));
   check_launch("gram_mirror_");
 }
@@ -35,10 +34,8 @@ Tensor gram_difference_cuda(const Tensor& gram, const Tensor& target) {
   const Shape shape = checked_shape("gram_difference_", gram, arguments);
   const Tensor laid = torch::stable::contiguous(target);
   Tensor squares = torch::stable::new_empty(gram, {arguments.matrices}, ScalarType::Float);
-  if (arguments.matrices == 0)
-    return squares;
-  if (arguments.channels == 0)
-    return torch::stable::fill_(squares, 0);
+  if (arguments.matrices == 0) return squares;
+  if (arguments.channels == 0) return torch::stable::fill_(squares, 0);
   const Tensor sums = torch::stable::new_empty(gram, {arguments.matrices, shape.pairs}, ScalarType::Float);
   difference(shape, arguments.matrices, gram.mutable_data_ptr<float>(), laid.const_data_ptr<float>(),
              sums.mutable_data_ptr<float>(), squares.mutable_data_ptr<float>(),

@@ -27,22 +27,18 @@ struct Tile {
 // Pair p of a matrix: the tiles above the diagonal, column by column.
 __device__ __forceinline__ Tile tile_of(int pair) {
   int column = static_cast<int>((sqrtf(8.f * static_cast<float>(pair) + 1.f) - 1.f) * 0.5f);
-  while (static_cast<int64_t>(column) * (column + 1) / 2 > pair)
-    --column;  // the root is rounded
-  while (static_cast<int64_t>(column + 1) * (column + 2) / 2 <= pair)
-    ++column;
+  while (static_cast<int64_t>(column) * (column + 1) / 2 > pair) --column;  // the root is rounded
+  while (static_cast<int64_t>(column + 1) * (column + 2) / 2 <= pair) ++column;
   return {pair - static_cast<int>(static_cast<int64_t>(column) * (column + 1) / 2), column};
 }
 
 // The sum over a block, the same bits in every thread. `slots` has kWarps floats.
 __device__ __forceinline__ float block_sum(float v, float* slots) {
   v = warp_sum(v);
-  if (threadIdx.x % kWarp == 0)
-    slots[threadIdx.x / kWarp] = v;
+  if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = v;
   __syncthreads();  // slots is written
   float sum = 0.f;
-  for (int w = 0; w < kWarps; ++w)
-    sum += slots[w];
+  for (int w = 0; w < kWarps; ++w) sum += slots[w];
   return sum;
 }
 
@@ -83,8 +79,7 @@ __global__ void __launch_bounds__(kThreads)
     if constexpr (HasTarget) {
       const Differences<float> d = differences_of(v, goals[k], target_turned[y * kPitch + x]);
       sum = multiply_add(d.upper, d.upper, sum);
-      if (!diagonal)
-        sum = multiply_add(d.lower, d.lower, sum);
+      if (!diagonal) sum = multiply_add(d.lower, d.lower, sum);
       v = symmetric_part(d);
     }
     upper[k] = v;
@@ -94,8 +89,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();  // turned is read, and may be written again
 #pragma unroll
-  for (int k = 0; k < kTile / kWarps; ++k)
-    turned[x * kPitch + first + k * kWarps] = upper[k];
+  for (int k = 0; k < kTile / kWarps; ++k) turned[x * kPitch + first + k * kWarps] = upper[k];
   __syncthreads();  // turned is written
   if (!diagonal) {
 #pragma unroll
@@ -108,8 +102,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   if constexpr (HasTarget) {
     sum = block_sum(sum, slots);
-    if (threadIdx.x == 0)
-      sums[blockIdx.x] = sum;
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
   }
 }
 
@@ -120,11 +113,9 @@ __global__ void __launch_bounds__(kThreads)
   SIMT_SHARED(float, slots, kWarps);
   const T* own = sums + static_cast<int64_t>(blockIdx.x) * pairs;
   float sum = 0.f;
-  for (int p = threadIdx.x; p < pairs; p += kThreads)
-    sum += own[p];
+  for (int p = threadIdx.x; p < pairs; p += kThreads) sum += own[p];
   sum = block_sum(sum, slots);
-  if (threadIdx.x == 0)
-    squares[blockIdx.x] = sum;
+  if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
 }  // namespace whylight::gram

@@ -18,8 +18,7 @@ struct Case {
 std::vector<float> upper_only(const Case& c) {
   std::vector<float> gram = normal(c.matrices * c.channels * c.channels, 1);
   for (size_t i = 0; i < gram.size(); ++i) {
-    if (static_cast<long>(i) / c.channels % c.channels > static_cast<long>(i) % c.channels)
-      gram[i] = NAN;
+    if (static_cast<long>(i) / c.channels % c.channels > static_cast<long>(i) % c.channels) gram[i] = NAN;
   }
   return gram;
 }
@@ -61,15 +60,13 @@ void check(const Case& c) {
 
 int main() {
   for (long channels : {1, 7, 31, 32, 33, 64, 100}) {
-    for (bool shared : {false, true})
-      check({2, channels, shared});
+    for (bool shared : {false, true}) check({2, channels, shared});
   }
   check({1, 750, false});  // 300 pairs of tiles: more than a block of add_sums has threads
   for (int pair = 0, column = 0; column < 6000; ++column) {
     for (int row = 0; row <= column; ++row, ++pair) {
       const Tile tile = tile_of(pair);
-      if (tile.row != row || tile.column != column)
-        expect(false, "tile", {pair, row, column});
+      if (tile.row != row || tile.column != column) expect(false, "tile", {pair, row, column});
     }
   }
   std::printf("%d failures\n", whylight::testing::failures);
