@@ -19,6 +19,9 @@ STABLE_TORCH_LIBRARY(whylight, m) {
   m.def("tv_loss_raw(Tensor image, float beta, float eps, bool isotropic) -> Tensor");
   m.def("tv_loss_backward(Tensor grad, Tensor image, float beta, float eps, bool isotropic) -> Tensor");
   m.def("tv_loss_with_gradient(Tensor image, float beta, float eps, bool isotropic) -> (Tensor, Tensor)");
+  // What follows the GEMM, in place. gram_difference_ returns the sum of squares of each matrix's difference.
+  m.def("gram_mirror_(Tensor(a!) gram) -> ()");
+  m.def("gram_difference_(Tensor(a!) gram, Tensor target) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C() {

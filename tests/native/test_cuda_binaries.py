@@ -52,7 +52,7 @@ def test_kernels_fit_and_do_not_spill(taken):
 
 
 def test_instructions_are_those_that_were_meant(cuda_resources):
-    """No arithmetic in double, no loads that go round the caches (`volatile`), no atomics: results repeat to the bit."""
+    """No arithmetic in double, no loads that go round the caches (`volatile`), no atomics: results repeat."""
     command = [
         cuda_resources.cuobjdump(),
         "--dump-sass",

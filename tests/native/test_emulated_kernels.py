@@ -22,7 +22,7 @@ def build_and_run(source: Path, folder: Path) -> subprocess.CompletedProcess[str
     return subprocess.run([str(program)], capture_output=True, text=True, env=environment, timeout=250, check=False)
 
 
-@pytest.mark.parametrize("name", ["cam_pool_simt", "cam_render_simt", "tv_loss_simt"])
+@pytest.mark.parametrize("name", ["cam_pool_simt", "cam_render_simt", "gram_simt", "tv_loss_simt"])
 def test_kernels_are_right_in_every_order_of_threads(name, tmp_path):
     done = build_and_run(CSRC / "tests" / f"{name}.cpp", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -32,6 +32,7 @@ def test_kernels_are_right_in_every_order_of_threads(name, tmp_path):
 MUTATIONS = {
     "a barrier is gone": ("cam_pool", "__syncthreads();  // folded is written", ""),
     "a bound is off by one": ("cam_pool", "if (index >= count) return;", "if (index > count) return;"),
+    "a tile is read before it is written": ("gram", "__syncthreads();  // turned is written", ""),
     "a barrier is in a branch": (
         "cam_pool",
         "__syncthreads();  // folded is written",
