@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,17 +30,24 @@ def page() -> str:
     plugins.load()
     parts = [HEAD, "| method | what it is | needs | cost | plugin |", "|---|---|---|---|---|"]
     offered = sorted(plugins.methods.values(), key=lambda one: one.method.name)
-    parts += [_row(one) for one in offered]
+    anchors = _anchors([one.method.name for one in offered])
+    parts += [_row(one, anchor) for one, anchor in zip(offered, anchors, strict=True)]
     for one in offered:
         parts += ["", *_section(one)]
     return "\n".join(parts) + "\n"
 
 
-def _row(offered: OfferedMethod) -> str:
+def _anchors(headings: list[str]) -> list[str]:
+    """Return the anchors that GitHub gives headings: without signs such as "+", numbered where they come again."""
+    bare = [re.sub(r"[^\w-]", "", heading) for heading in headings]
+    return [f"{name}-{bare[:n].count(name)}" if name in bare[:n] else name for n, name in enumerate(bare)]
+
+
+def _row(offered: OfferedMethod, anchor: str) -> str:
     method = offered.method
     needs = ", ".join(sorted(need.value for need in method.needs)) or "nothing"
     cost = method.cost(method.Options())
-    return f"| [{method.name}](#{method.name}) | {method.summary()} | {needs} | {cost:g} | {offered.plugin} |"
+    return f"| [{method.name}](#{anchor}) | {method.summary()} | {needs} | {cost:g} | {offered.plugin} |"
 
 
 def _section(offered: OfferedMethod) -> Iterator[str]:
