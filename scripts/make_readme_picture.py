@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import skimage.data
 from PIL import Image, ImageDraw, ImageFont
 
@@ -52,9 +53,10 @@ def main() -> None:
     """Write the picture with 256 colours, dithered: a third of the bytes."""
     PICTURE.parent.mkdir(parents=True, exist_ok=True)
     sheet = draw()
-    table = sheet.quantize(255, Image.Quantize.MEDIANCUT)
-    table.putpalette([*(table.getpalette() or ())[: 255 * 3], *PAPER])
-    sheet.quantize(palette=table, dither=Image.Dither.FLOYDSTEINBERG).save(PICTURE, optimize=True)
+    drawn = sheet.quantize(palette=sheet.quantize(255, Image.Quantize.MEDIANCUT), dither=Image.Dither.FLOYDSTEINBERG)
+    drawn.putpalette([*(drawn.getpalette() or ())[: 255 * 3], *PAPER])
+    drawn.paste(255, mask=Image.fromarray((np.asarray(sheet) == PAPER).all(axis=2)))
+    drawn.save(PICTURE, optimize=True)
     sys.stdout.write(f"{PICTURE}: {PICTURE.stat().st_size} bytes\n")
 
 
