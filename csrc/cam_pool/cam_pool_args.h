@@ -9,16 +9,9 @@
 #include <vector>
 
 #include "../common/checks.h"
-#include "../common/layout.h"
-#include "cam_pool_math.h"
+#include "cam_pool_work.h"
 
 namespace whylight::cam_pool {
-
-// The targets [first, next group's first) of one input.
-struct Group {
-  int64_t input;
-  int64_t first;
-};
 
 struct Arguments {
   Tensor activations;

@@ -2,10 +2,9 @@
 #pragma once
 
 #include "../common/host_device.h"
+#include "cam_pool_scheme.h"
 
 namespace whylight::cam_pool {
-
-enum class Scheme : int { kGradCam, kGradCamPlusPlus, kXGradCam, kLayerCam, kHiResCam };
 
 // Whether a scheme weighs whole channels, or every position by itself.
 WHYLIGHT_HOST_DEVICE constexpr bool weighs_channels(Scheme s) {
@@ -17,8 +16,8 @@ WHYLIGHT_HOST_DEVICE constexpr bool needs_total(Scheme s) {
   return s == Scheme::kGradCamPlusPlus || s == Scheme::kXGradCam;
 }
 
-// What one position with gradient g and activation a adds to the sum that its channel's weight is made from. `HasEps`
-// says that eps is not 0: a branch here would keep the loops around it from vectorising.
+// What one position with gradient g and activation a adds to the sum that its channel's weight is made from; T may be a
+// vector of positions. `HasEps` says that eps is not 0: a branch here would keep the loops around it from vectorising.
 template <Scheme S, bool HasEps, class T>
 WHYLIGHT_HOST_DEVICE T weight_term(T g, T a, T total, T eps) {
   static_assert(weighs_channels(S));
@@ -28,10 +27,11 @@ WHYLIGHT_HOST_DEVICE T weight_term(T g, T a, T total, T eps) {
     return g * a;
   } else {
     // Without eps, g^2 cancels; cancelling it first keeps gradients whose square underflows.
-    const T square = HasEps ? g * g : T(1);
-    const T denominator = HasEps ? T(2) * square + total * g * square + eps : T(2) + total * g;
-    const T term = positive_part(g) * (square / (denominator != T(0) ? denominator : T(1)));
-    return (g != T(0)) & (denominator != T(0)) ? term : T(0);
+    const T zero = constant<T>(0), one = constant<T>(1), two = constant<T>(2);
+    const T square = HasEps ? g * g : one;
+    const T denominator = HasEps ? two * square + total * g * square + eps : two + total * g;
+    const T term = positive_part(g) * (square / choose(denominator != zero, denominator, one));
+    return choose((g != zero) & (denominator != zero), term, zero);
   }
 }
 

@@ -1,6 +1,8 @@
 // Arithmetic that the CPU and the CUDA kernels share; knows neither torch nor CUDA's runtime.
 #pragma once
 
+#include <type_traits>
+
 #if defined(__CUDACC__)
 #  define WHYLIGHT_HOST_DEVICE __host__ __device__ __forceinline__
 #else
@@ -9,10 +11,27 @@
 
 namespace whylight {
 
+// A number as T, which may be a vector of the compiler's.
+template <class T>
+WHYLIGHT_HOST_DEVICE T constant(int value) {
+  if constexpr (std::is_arithmetic_v<T>) {
+    return static_cast<T>(value);
+  } else {
+    return T{} + static_cast<std::decay_t<decltype(T{}[0])>>(value);
+  }
+}
+
+// condition ? a : b, for numbers and, lane by lane, for vectors of the compiler's.
+template <class C, class T>
+WHYLIGHT_HOST_DEVICE T choose(C condition, T a, T b) {
+  return condition ? a : b;
+}
+
 // max(v, 0) that keeps NaN, which fmax drops.
 template <class T>
 WHYLIGHT_HOST_DEVICE T positive_part(T v) {
-  return v > T(0) ? v : (v == v ? T(0) : v);
+  const T zero = constant<T>(0);
+  return choose(v > zero, v, choose(v == v, zero, v));
 }
 
 // a * b + c. On the GPU always fused, so that every instantiation of a kernel rounds alike; on the CPU as the

@@ -1,5 +1,9 @@
 """cam_pool: what it computes, for every scheme, layout, dtype and size, and what its bits do not depend on."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -236,6 +240,31 @@ def test_expanded_gradients_equal_materialised_ones(device):
             ops.cam_pool(activations, gradients.contiguous(), scheme, eps=1e-6),
             1e-4,
         )
+
+
+@pytest.mark.parametrize("capability", ["default", "avx2", "avx512"])
+def test_every_instruction_set_gives_the_definition(capability):
+    """The kernels for machines older than this one, chosen as torch's own are, by ATEN_CPU_CAPABILITY."""
+    code = """
+import torch
+from whylight import ops
+torch.manual_seed(0)
+for shape in ((2, 67, 7, 7), (2, 5, 3, 3), (1, 33, 14, 15), (2, 3, 1, 1)):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+            a = torch.rand(shape, dtype=dtype).contiguous(memory_format=layout)
+            g = torch.randn(shape, dtype=dtype).contiguous(memory_format=layout)
+            for scheme in ops.SCHEMES:
+                for eps in (0.0, 1e-3):
+                    g_of_scheme = g.abs() if scheme == "grad-cam++" else g
+                    actual = ops.cam_pool(a, g_of_scheme, scheme, eps=eps)
+                    expected = ops.cam_pool_reference(a.double(), g_of_scheme.double(), scheme, eps=eps)
+                    error = (actual - expected).abs().max() / expected.abs().max().clamp(min=1)
+                    assert error <= tolerance, (shape, layout, dtype, scheme, eps, error)
+"""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 BAD = [

@@ -174,6 +174,23 @@ def test_a_stale_extension_is_loud(caplog):
     assert "pip install -e ." in caplog.text
 
 
+def test_an_extension_that_lacks_an_operator_is_not_used():
+    code = """
+import sys, types
+sys.modules["whylight._C"] = types.ModuleType("whylight._C")  # loads, and registers nothing
+from whylight import ops
+print(ops.native_status().description)
+"""
+    done = in_a_fresh_process(code, WHYLIGHT_NATIVE="auto")
+    assert done.stdout.startswith("no (the extension is older than this code and lacks cam_pool")
+    assert "whylight runs without its native operators" in done.stderr
+
+
+def test_the_operators_asked_for_are_those_of_the_schema():
+    defined = re.findall(r'm\.def\(\s*"(\w+)\(', (ROOT / "csrc" / "schema.cpp").read_text())
+    assert sorted(defined) == sorted(native.OPERATORS)
+
+
 def test_the_digest_is_of_sources_not_of_tests(tmp_path):
     (tmp_path / "tests").mkdir()
     (tmp_path / "kernel.cu").write_text("one")

@@ -14,6 +14,18 @@ import torch
 from whylight.ops.source_digest import source_digest
 
 _log = logging.getLogger("whylight.ops")
+_WITHOUT = "whylight runs without its native operators, in plain torch, correct but slower: %s"
+OPERATORS = (
+    "cam_pool",
+    "cam_render",
+    "cam_overlay",
+    "tv_loss",
+    "tv_loss_raw",
+    "tv_loss_backward",
+    "tv_loss_with_gradient",
+    "gram_mirror_",
+    "gram_difference_",
+)
 _CSRC = Path(__file__).resolve().parents[3] / "csrc"
 
 
@@ -38,7 +50,7 @@ def _load() -> tuple[ModuleType | None, str]:
         reason = f"the extension does not load: {error}"
     else:
         return extension, ""
-    _log.warning("whylight runs without its native operators, in plain torch, correct but slower: %s", reason)
+    _log.warning(_WITHOUT, reason)
     return None, reason
 
 
@@ -57,6 +69,10 @@ def _has_kernel(operator: str, device: str) -> bool:
 def _find_out() -> NativeStatus:
     extension, reason = _load()
     if extension is None:
+        return NativeStatus(False, False, f"no ({reason})")
+    if missing := [name for name in OPERATORS if not hasattr(torch.ops.whylight, name)]:
+        reason = f"the extension is older than this code and lacks {', '.join(missing)}: run `pip install -e .`"
+        _log.warning(_WITHOUT, reason)
         return NativeStatus(False, False, f"no ({reason})")
     stale = _warn_if_stale(extension)
     cuda = _has_kernel("cam_pool", "cuda")
