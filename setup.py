@@ -132,6 +132,9 @@ def native() -> dict[str, Any]:
     except ImportError as error:
         left_out("its native operators", f"torch is not importable ({error})", demanded=demand == "1")
         return {}
+    if platform.system() == "Windows":
+        left_out("its native operators", "the kernels are written for GCC and Clang", demanded=demand == "1")
+        return {}
     if shutil.which(os.environ.get("CXX", "c++").split()[0]) is None:
         left_out("its native operators", "there is no C++ compiler", demanded=demand == "1")
         return {}

@@ -7,10 +7,12 @@ one, so that a plain ``pip install`` has native operators. ``WHYLIGHT_NATIVE=0``
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 import sysconfig
+from collections.abc import Iterator
 
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403
@@ -23,7 +25,20 @@ def _lend_installed_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def _requirements(stated: list[str]) -> list[str]:
+@contextlib.contextmanager
+def _without_native() -> Iterator[None]:
+    """Have setup.py leave the operators out: it is asked for names and versions only, maybe before torch is there."""
+    stated = os.environ.get("WHYLIGHT_NATIVE")
+    os.environ["WHYLIGHT_NATIVE"] = "0"
+    try:
+        yield
+    finally:
+        del os.environ["WHYLIGHT_NATIVE"]
+        if stated is not None:
+            os.environ["WHYLIGHT_NATIVE"] = stated
+
+
+def _with_torch(stated: list[str]) -> list[str]:
     if os.environ.get("WHYLIGHT_NATIVE") == "0" or _lend_installed_torch():
         return stated
     return [*stated, "torch>=2.11"]
@@ -31,12 +46,30 @@ def _requirements(stated: list[str]) -> list[str]:
 
 def get_requires_for_build_wheel(config_settings: dict[str, object] | None = None) -> list[str]:
     """Return what a wheel needs to be built, torch included if it has to be fetched."""
-    return _requirements(build_meta.get_requires_for_build_wheel(config_settings))
+    with _without_native():
+        stated = build_meta.get_requires_for_build_wheel(config_settings)
+    return _with_torch(stated)
 
 
 def get_requires_for_build_editable(config_settings: dict[str, object] | None = None) -> list[str]:
     """Return what an editable install needs to be built, torch included if it has to be fetched."""
-    return _requirements(build_meta.get_requires_for_build_editable(config_settings))
+    with _without_native():
+        stated = build_meta.get_requires_for_build_editable(config_settings)
+    return _with_torch(stated)
+
+
+def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: dict[str, object] | None = None) -> str:
+    """Write the metadata of a wheel."""
+    with _without_native():
+        return build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+
+
+def prepare_metadata_for_build_editable(
+    metadata_directory: str, config_settings: dict[str, object] | None = None
+) -> str:
+    """Write the metadata of an editable install."""
+    with _without_native():
+        return build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings)
 
 
 def build_wheel(
