@@ -1,14 +1,16 @@
 """Same bits alone and in a batch, on a CPU; knows layers and kernels, neither models nor methods.
 
-Measured with torch 2.15 (oneDNN, MKL): a convolution gives an image the same bits whatever batch it is in, forward and
-backward, with two exceptions. (1) `linear`: the kernel of a matrix product depends on the number of rows. (2) Some
-small 1x1 convolutions at batch 1 with several threads, where the work is split otherwise. So:
+Measured with torch 2.15 (oneDNN, MKL): a convolution gives an image the same bits whatever batch it is in, with two
+exceptions. (1) `linear`: the kernel of a matrix product depends on the number of rows. (2) Some convolutions of a
+single image, or of a batch that the threads cannot share out in whole images, so that one is split between two: few
+forward (small 1x1 ones at batch 1), more backward. So:
 
 * `linear` works on blocks of a fixed number of rows: one, if the weights fit into a cache, as for the classifiers of
   today's networks; eight, the last block filled up with zeros, if reading the weights is what takes the time. Samples
   with rows of their own (`[N, T, D]`) are worked on one by one;
-* a convolution of a single sample is computed as one of two, if its kernel is of the second kind. That is found out
-  once for each layer, shape, layout, type and number of threads, by comparing bits.
+* a convolution of the second kind gets a batch that the threads can share, filled up with copies. Which convolution is
+  of that kind is found out once for each layer, shape, layout, type and number of threads, by comparing bits, and the
+  backward pass counts only where there will be one.
 
 `make_batch_invariant` does this in the layers of the server's own copy, at no cost for other operators. What a module
 computes with functions instead of layers, needs `batch_invariant()` around the run, which costs
@@ -18,6 +20,7 @@ about 20 us for each operator. Neither is used on a GPU, whose libraries choose 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -101,31 +104,65 @@ def _filled(plain: _Layer, block: Tensor, rows: int) -> Tensor:
 
 
 class _Convolution:
-    """A convolution that computes a single sample as one of two where that has other bits; remembers where."""
+    """A convolution that fills its batch up where threads would split an image and change bits; remembers where."""
 
     def __init__(self, plain: _Layer, dimensions: int) -> None:
         self._plain = plain
         self._dimensions = dimensions
-        self.known: dict[tuple[Any, ...], bool] = {}
+        self.known: dict[tuple[Any, ...], int] = {}
 
     def __call__(self, input: Tensor) -> Tensor:
-        if len(input) != 1 or input.dim() != self._dimensions or not self._is_fragile(input):
+        count, threads = len(input), torch.get_num_threads()
+        if (count > 1 and count % threads == 0) or input.dim() != self._dimensions:
             return self._plain(input)
-        return self._plain(_doubled(input))[:1]
+        # How a large batch is shared out depends on what is left over when every thread has its whole images.
+        pattern = count if count < threads else threads + count % threads
+        missing = self._filled(input, pattern, threads) - pattern
+        return self._plain(_with_copies(input, count + missing))[:count] if missing else self._plain(input)
 
-    def _is_fragile(self, input: Tensor) -> bool:
+    def _filled(self, input: Tensor, pattern: int, threads: int) -> int:
+        """Return the size, at least `pattern`, at which a batch of such images has the bits of whole images."""
         narrow = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        key = (input.shape, input.stride(), input.dtype, narrow, torch.get_num_threads())
+        backward = torch.is_grad_enabled() and input.requires_grad
+        key = (input.shape[1:], input.stride()[1:], input.dtype, narrow, threads, pattern, backward)
         known = self.known.get(key)
         if known is None:
-            known = self.known[key] = _differs(self._plain, input)
+            shared = threads * math.ceil(max(2, pattern) / threads)
+            sample = _sample_like(input)
+            whole = _bits(self._plain, sample, shared, backward)
+            sizes = (size for size in range(pattern, shared) if _agree(self._plain, sample, size, backward, whole))
+            known = self.known[key] = next(sizes, shared)
         return known
 
 
-def _doubled(input: Tensor) -> Tensor:
-    """Return the one sample twice, in the layout that it has."""
-    doubled = torch.cat((input, input))
-    return doubled.contiguous(memory_format=torch.channels_last) if _is_channels_last(input) else doubled
+def _sample_like(input: Tensor) -> Tensor:
+    """Return one image of noise, in the shape, layout and type of `input`."""
+    shape = (1, *input.shape[1:])
+    sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(input.dtype)
+    return sample.contiguous(memory_format=torch.channels_last) if _is_channels_last(input) else sample
+
+
+def _with_copies(input: Tensor, count: int) -> Tensor:
+    """Return the images and, behind them, copies up to `count`, in the layout that they have."""
+    copies = input.detach()[torch.arange(len(input), count) % len(input)]
+    filled = torch.cat((input, copies))
+    return filled.contiguous(memory_format=torch.channels_last) if _is_channels_last(input) else filled
+
+
+def _bits(plain: _Layer, sample: Tensor, count: int, backward: bool) -> tuple[Tensor, ...]:
+    """Return the output for `count` times the same image and, with `backward`, the gradient of its square's half."""
+    leaf = _with_copies(sample, count).detach().requires_grad_(backward)
+    with torch.set_grad_enabled(backward):
+        output = plain(leaf)
+        if not backward:
+            return (output,)
+        return output.detach(), *torch.autograd.grad(output, leaf, output.detach())
+
+
+def _agree(plain: _Layer, sample: Tensor, count: int, backward: bool, whole: tuple[Tensor, ...]) -> bool:
+    """Whether every one of `count` equal images has the bits of the first of `whole`."""
+    pairs = zip(_bits(plain, sample, count, backward), whole, strict=True)
+    return all(torch.equal(one, other[:1].expand_as(one)) for one, other in pairs)
 
 
 def _is_channels_last(input: Tensor) -> bool:
@@ -134,29 +171,13 @@ def _is_channels_last(input: Tensor) -> bool:
     return input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
 
 
-def _differs(plain: _Layer, input: Tensor) -> bool:
-    """Whether a sample like `input` has other bits alone than with another one, forward or backward."""
-    source = torch.Generator().manual_seed(0)
-    alone = torch.randn(input.shape, generator=source, dtype=torch.float32).to(input.dtype)
-    if _is_channels_last(input):
-        alone = alone.contiguous(memory_format=torch.channels_last)
-    results = []
-    with torch.enable_grad():
-        for batch in (alone, _doubled(alone)):
-            leaf = batch.detach().requires_grad_(True)
-            output = plain(leaf)
-            (gradient,) = torch.autograd.grad(output, leaf, output.detach())
-            results.append((output.detach()[:1], gradient[:1]))
-    return not all(torch.equal(one, other) for one, other in zip(*results, strict=True))
-
-
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _by_blocks(lambda block: F.linear(block, weight, bias), _block_rows(weight), input)
 
 
 def _convolution(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return a functional convolution that remembers for all weights of a shape, where a layer does for itself."""
-    found: dict[tuple[Any, ...], dict[tuple[Any, ...], bool]] = {}
+    found: dict[tuple[Any, ...], dict[tuple[Any, ...], int]] = {}
 
     def convolution(input: Tensor, weight: Tensor, *rest: Any, **named: Any) -> Tensor:
         computed = _Convolution(lambda batch: function(batch, weight, *rest, **named), weight.dim())
