@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import rich
 import rich.console
 import rich.table
@@ -59,10 +59,17 @@ def peak_memory(name: str, batch: int) -> float:
 def print_peak_memory(name: str, batch: int) -> None:
     """Run one contestant three times, and print by how much the process's peak grew."""
     run = CONTESTANTS[name](batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now, the parent's included
+    before = resident_peak()
     for _ in range(3):
         run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print((resident_peak() - before) / 1024)
+
+
+def resident_peak() -> int:
+    """Return the most memory that this process has had since its peak was forgotten, in KiB."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0])
 
 
 def measure_served(batch: int, seconds: float, picture: Path) -> dict[str, Any]:
@@ -73,7 +80,9 @@ def measure_served(batch: int, seconds: float, picture: Path) -> dict[str, Any]:
         calls = max(4 * batch, int(seconds * batch / statistics.median(plain)))
         load = [sys.executable, "-m", "whylight", "bench", str(picture), "--server", server.address, "--json"]
         load += ["--target", str(CLASS), "--concurrency", str(2 * batch), "--calls", str(calls)]
+        before = cpu_seconds(server.pid)
         report = json.loads(subprocess.run(load, capture_output=True, text=True, check=True).stdout)
+        spent = {name: seconds - before[name] for name, seconds in cpu_seconds(server.pid).items()}
     plain += interleaved({BASE: CONTESTANTS[BASE](batch)}, seconds / 2)[BASE]
     throughput = report["throughput"]
     return {
@@ -85,7 +94,15 @@ def measure_served(batch: int, seconds: float, picture: Path) -> dict[str, Any]:
         "p99_ms": report["latency"]["p99"] * 1e3,
         "mean_batch_size": report["mean_batch_size"],
         "calls": report["calls"],
+        "cpu_ms_per_call": {name: seconds * 1e3 / report["calls"] for name, seconds in spent.items()},
     }
+
+
+def cpu_seconds(pid: int) -> dict[str, float]:
+    """Return how long the front end and its worker have had a processor: where a served call's time goes."""
+    front_end = psutil.Process(pid)
+    (worker,) = front_end.children()
+    return {name: sum(process.cpu_times()[:2]) for name, process in (("front end", front_end), ("worker", worker))}
 
 
 def print_table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
@@ -105,6 +122,10 @@ def print_table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
             "" if peak is None else f"{peak:.0f}",
         )
     rich.console.Console(width=120).print(table)
+    for row in rows:
+        if "cpu_ms_per_call" in row:
+            spent = ", ".join(f"{name} {spent:.1f}" for name, spent in row["cpu_ms_per_call"].items())
+            rich.print(f"served, batch {row['batch']}: processor ms per call, warm-up included: {spent}")
     rich.print(facts)
 
 
