@@ -14,6 +14,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from PIL import Image
 
 from whylight.testing.server import RunningServer, running_server
@@ -107,3 +109,20 @@ def test_it_is_served_and_batched_across_clients_bit_for_bit(server: RunningServ
     assert maps[0] == maps[1]
     assert list(maps[0][0].shape) == [7, 7]
     assert maps[0][0] != maps[0][1]
+
+
+@pytest.mark.parametrize("order", [0, 9, "two"])
+def test_an_option_out_of_its_range_is_refused_at_its_field_and_the_server_lives(server: RunningServer, order):
+    sent = request(3)
+    sent.methods[0].options.update({"order": order})
+    with grpc.insecure_channel(server.address) as channel:
+        stub = explanation_pb2_grpc.ExplanationServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Explain(sent, timeout=60)
+        details = rpc_status.from_call(caught.value).details
+        info, bad_request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        assert details[0].Unpack(info)
+        assert any(detail.Unpack(bad_request) for detail in details)
+        assert (caught.value.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "OPTION_INVALID")
+        assert [violation.field for violation in bad_request.field_violations] == ["methods[0].options.order"]
+        assert stub.Explain(request(3), timeout=60).results[0].HasField("explained")
