@@ -37,7 +37,7 @@ check: $(INSTALLED) ## run every linter, type checker and generated-page check
 	$(BIN)/python scripts/generate_configuration_page.py --check
 	$(BIN)/python scripts/generate_methods_page.py --check
 
-bench: $(INSTALLED) ## measure Grad-CAM against the plain forward and the peers; a few minutes
+bench: $(INSTALLED) ## measure Grad-CAM against the plain forward and the peers; a quarter of an hour
 	$(BIN)/python benchmarks/grad_cam.py
 
 pages: $(INSTALLED) ## write the generated pages
