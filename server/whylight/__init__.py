@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from whylight.options import LAST_SPATIAL, Layer, Options
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.profile import PROFILES, Profile
-    from whylight.subject import Subject
-    from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Region, Target
+    from whylight.subject import Altered, BackwardRule, FunctionCall, Subject
+    from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
 
 __version__ = "0.1.0"
 
@@ -39,17 +39,19 @@ _HOMES = {
     "options": ("LAST_SPATIAL", "Layer", "Options"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "profile": ("PROFILES", "Profile"),
-    "subject": ("Subject",),
-    "target": ("ClassIndex", "ClassLabel", "Latent", "Neuron", "OutputIndex", "Rank", "Region", "Target"),
+    "subject": ("Altered", "BackwardRule", "FunctionCall", "Subject"),
+    "target": ("ClassIndex", "ClassLabel", "Latent", "Neuron", "Objective", "OutputIndex", "Rank", "Region", "Target"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "LAST_SPATIAL",
     "PROFILES",
+    "Altered",
     "Artifact",
     "AsyncClient",
     "Attribution",
+    "BackwardRule",
     "Batch",
     "Box",
     "Boxes",
@@ -60,6 +62,7 @@ __all__ = [
     "Client",
     "Explained",
     "Explanation",
+    "FunctionCall",
     "InvalidInput",
     "Latent",
     "Layer",
@@ -72,6 +75,7 @@ __all__ = [
     "Need",
     "Neuron",
     "NotFound",
+    "Objective",
     "OpenedModel",
     "Options",
     "OutputIndex",

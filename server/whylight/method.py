@@ -26,6 +26,7 @@ class Need(enum.Enum):
 
     GRADIENTS = "gradients"  # the target can be differentiated
     SPATIAL_LAYER = "spatial-layer"  # some layer gives maps [N, C, h, w]
+    RELU = "relu"  # some function or layer is ReLU
     GAP_HEAD = "gap-head"  # maps -> global average pooling -> one linear layer -> class scores
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from whylight.errors import InvalidInput
 
@@ -71,7 +72,19 @@ class Region:
             )
 
 
-Target: TypeAlias = ClassIndex | ClassLabel | Rank | OutputIndex | Neuron | Latent | Region
+@dataclass(frozen=True)
+class Objective:
+    """Any scalar of the model's output: a differentiable function of one input's output tensor. Never on the wire.
+
+    Methods explain it in place of a caller's target when their definition changes the scalar; callers in process may
+    ask for it too.
+    """
+
+    function: Callable[[Any], Any]
+    label: str = ""
+
+
+Target: TypeAlias = ClassIndex | ClassLabel | Rank | OutputIndex | Neuron | Latent | Region | Objective
 TOP_PREDICTION = Rank(0)
 
 

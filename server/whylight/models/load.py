@@ -22,6 +22,7 @@ from whylight.models.source import ModelSource, OpenedModel, PythonSource
 from whylight.models.survey import Survey
 from whylight.models.transform import Transform
 from whylight.models.weights import digest_of, load_weights, random_weights
+from whylight.subject.backward_rule import FindRelu, under
 from whylight.subject.gap_head import find_gap_head
 from whylight.subject.invariance import CountCalls, make_batch_invariant
 from whylight.subject.run import install_hooks, watching
@@ -192,8 +193,8 @@ def _build(
         raise InvalidInput(f"model {name!r} does not answer the same in channels_last", field="channels_last")
     bare = own_copy(module) if compiled else None
     install_hooks(module)
-    survey, counter = Survey(), CountCalls()
-    with torch.no_grad(), watching(survey), counter:
+    survey, counter, relu = Survey(), CountCalls(), FindRelu()
+    with torch.no_grad(), watching(survey), counter, under(relu, ()):
         raw = module(example.to(memory_format=torch.channels_last) if turned else example)
     answer = select(raw, output)
     functional = counter.count > survey.taken_over
@@ -232,7 +233,7 @@ def _build(
         compiled_from=bare,
         functional=functional,
     )
-    _examine(model, example)
+    _examine(model, example, relu=relu.found)
     return model
 
 
@@ -262,10 +263,12 @@ def _layers(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[L
     )
 
 
-def _examine(model: Model, example: Tensor) -> None:
+def _examine(model: Model, example: Tensor, *, relu: bool) -> None:
     """Find out what the model offers: gradients, maps, and whether its head has the closed form."""
     layer = model.last_spatial
     needs = set() if layer is None else {Need.SPATIAL_LAYER}
+    if relu:
+        needs.add(Need.RELU)
     with torch.enable_grad():
         # Another input than the one that was surveyed: what holds for both is no accident.
         inputs = example.flip(-1) if layer is not None else example.clone().requires_grad_(True)

@@ -25,6 +25,8 @@ from whylight.models.survey import Findings
 from whylight.models.transform import Transform
 from whylight.options import LAST_SPATIAL
 from whylight.subject.aim import LATENT, OUTPUT, aim_at
+from whylight.subject.altered import shares_head
+from whylight.subject.backward_rule import BackwardRule, under
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
 from whylight.subject.invariance import batch_invariant
@@ -106,6 +108,7 @@ class Model:
     capabilities: frozenset[Need] = frozenset()
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
     _compiled: dict[frozenset[str], Callable[[Tensor], Any]] = field(init=False, repr=False, default_factory=dict)
+    _shares_head: dict[str, bool] = field(init=False, repr=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -167,6 +170,12 @@ class Model:
         """Whether two layers give the very same tensor, as `layer4` and `layer4.2` of a ResNet."""
         return self.findings.same_output(one, other)
 
+    def shares_head(self, layer: str, input: Tensor) -> bool:
+        """Whether one row may run up to `layer` and several behind it; found out with `input` `[1, C, H, W]` once."""
+        if layer not in self._shares_head:
+            self._shares_head[layer] = shares_head(self, layer, input)
+        return self._shares_head[layer]
+
     def check_target(self, target: Target) -> None:
         """Find out, without running, whether the model can answer for a target.
 
@@ -175,8 +184,20 @@ class Model:
         """
         aim_at(self, target)
 
-    def run(self, inputs: Tensor, *, split: str | None = None, watch: Iterable[str] = (), latents: bool = False) -> Ran:
+    def run(
+        self,
+        inputs: Tensor,
+        *,
+        split: str | None = None,
+        watch: Iterable[str] = (),
+        latents: bool = False,
+        swap: tuple[str, Callable[[Tensor], Tensor]] | None = None,
+        rule: BackwardRule | None = None,
+    ) -> Ran:
         """Make one pass with `inputs` `[R, C, H, W]`, in one piece; with a graph where autograd is on and needs one.
+
+        With `swap`, a layer and a function, what runs behind the layer gets what the function makes of its output.
+        With `rule`, the backward pass follows it.
 
         Raises:
             Unsupported: a layer that was asked for does not run, or gives no single tensor.
@@ -188,15 +209,20 @@ class Model:
             watch=watch,
             narrow_until=self.last_spatial if narrow else None,
             widens=narrow,
+            swap=swap,
+            tracked=rule is not None,
         )
         inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
         with contextlib.ExitStack() as stack:
-            if self.functional and self.device.type == "cpu" and self.compiled_from is None:
+            plain = swap is not None or rule is not None or self.compiled_from is None
+            if self.functional and self.device.type == "cpu" and plain:
                 stack.enter_context(batch_invariant())
             if narrow:
                 stack.enter_context(torch.autocast(self.device.type, DTYPES[self.precision]))
             stack.enter_context(watching(run))
-            raw = self._runner(run.wanted or frozenset())(inputs)
+            if rule is not None and run.running is not None:
+                stack.enter_context(under(rule, run.running))
+            raw = (self.module if plain else self._runner(run.wanted or frozenset()))(inputs)
         run.finish()
         output = select(raw, self.output_selector)
         hidden = select(raw, self.latent_selector) if latents and self.latent_selector is not None else None

@@ -32,6 +32,7 @@ class Survey:
     """Watches one pass, of one input, and is asked afterwards. Keeps all outputs until `close`."""
 
     wanted: frozenset[str] | None = None
+    running: list[str] | None = None
 
     def __init__(self) -> None:
         self._outputs: list[_Output] = []

@@ -9,13 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whylight.subject.altered import Altered
+    from whylight.subject.backward_rule import BackwardRule, FunctionCall
     from whylight.subject.cancel import CancelToken
     from whylight.subject.gap_head import GapHead
     from whylight.subject.subject import Subject
 
-_HOMES = {"CancelToken": "cancel", "GapHead": "gap_head", "Subject": "subject"}
+_HOMES = {
+    "Altered": "altered",
+    "BackwardRule": "backward_rule",
+    "CancelToken": "cancel",
+    "FunctionCall": "backward_rule",
+    "GapHead": "gap_head",
+    "Subject": "subject",
+}
 
-__all__ = ["CancelToken", "GapHead", "Subject"]
+__all__ = ["Altered", "BackwardRule", "CancelToken", "FunctionCall", "GapHead", "Subject"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,21 +1,22 @@
 """From a target to numbers of a model's tensors: which elements it adds up; does not know how they are computed.
 
-Every target is the sum or the mean of some elements of one tensor: the output, the latents, or a layer's output. So its
-gradient is a backward pass from that tensor with the elements' weights as cotangent, and targets of different kinds
-share a pass.
+Every target is a scalar of one tensor: the output, the latents, or a layer's output; most are the sum or the mean of
+some of its elements. So its gradient is a backward pass from that tensor, with the scalar's own derivative as
+cotangent, and targets of different kinds share a pass.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from whylight.errors import InvalidInput, NotFound, Unsupported
-from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Region, Target
+from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
 
 if TYPE_CHECKING:
     from whylight.models.model import Model
@@ -41,8 +42,9 @@ class Share:
 class Aim:
     """A definite target: the sum, or the mean, of the elements at `index` of the tensor `source`, of one input.
 
-    `source` is OUTPUT, LATENT or the name of a layer. Inputs need not be of the model's own size, and then such a
-    tensor has another shape than the model tells: `index` is brought to it when it is known.
+    With `function`, it is that function of the whole of `source` instead. `source` is OUTPUT, LATENT or the name of a
+    layer. Inputs need not be of the model's own size, and then such a tensor has another shape than the model tells:
+    `index` is brought to it when it is known.
     """
 
     target: Target
@@ -50,11 +52,12 @@ class Aim:
     source: str
     index: tuple[int | Share, ...]
     mean: bool = False
+    function: Callable[[Tensor], Tensor] | None = None
 
     @property
     def class_index(self) -> int | None:
         """The class whose score this is, or None if it is something else."""
-        first = self.index[0]
+        first = self.index[0] if self.index else None
         return first if self.source == OUTPUT and len(self.index) == 1 and isinstance(first, int) else None
 
     def value(self, sample: Tensor) -> float:
@@ -63,15 +66,23 @@ class Aim:
         Raises:
             InvalidInput: for an input of this size the source has no such element (reason TARGET_INVALID).
         """
+        if self.function is not None:
+            with torch.no_grad():
+                return float(self.function(sample))
         elements = sample[self._index_in(sample)]
         return float(elements.mean() if self.mean else elements.sum())
 
-    def seed(self, cotangent: Tensor) -> None:
-        """Write the target's weights into a cotangent of zeros, shaped as its source without the batch dimension.
+    def seed(self, cotangent: Tensor, sample: Tensor) -> None:
+        """Write the target's derivative into a cotangent of zeros; `sample` is its source, both without the batch.
 
         Raises:
             InvalidInput: as `value`.
         """
+        if self.function is not None:
+            with torch.enable_grad():
+                leaf = sample.detach().requires_grad_(True)
+                cotangent.copy_(torch.autograd.grad(self.function(leaf), leaf)[0])
+            return
         index = self._index_in(cotangent)
         cotangent[index] = 1 / cotangent[index].numel() if self.mean else 1.0
 
@@ -94,6 +105,8 @@ def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -
         NotFound: there is no such label or layer.
         Unsupported: the model has no output of the kind that the target needs (reason TARGET_UNSUPPORTED).
     """
+    if isinstance(target, Objective):
+        return Aim(target, target.label, OUTPUT, (), function=target.function)
     if isinstance(target, ClassLabel):
         target = ClassIndex(_class_of(model, target.label))
     if isinstance(target, Rank):
@@ -114,6 +127,12 @@ def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -
         _inside((target.index,), model.latent_shape, "the latents")
         return Aim(target, "", LATENT, (target.index,))
     return _region(model, target)
+
+
+def sources_of(aims: Sequence[Aim]) -> tuple[tuple[str, ...], bool]:
+    """Return the layers that aims point into, and whether any points at the latents."""
+    layers = tuple(dict.fromkeys(aim.source for aim in aims if aim.source not in (OUTPUT, LATENT)))
+    return layers, any(aim.source == LATENT for aim in aims)
 
 
 def _class_count(model: Model) -> int:

@@ -24,6 +24,9 @@ class Watcher(Protocol):
     wanted: frozenset[str] | None
     """Layers that it asks for; None is all of them."""
 
+    running: list[str] | None
+    """Where to keep the names of the layers that are running, innermost last; None is nowhere."""
+
     def on_output(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """Take a layer's output; return what the rest of the module gets in its place, or None to leave it."""
 
@@ -52,14 +55,27 @@ def install_hooks(module: nn.Module, names: Iterable[str] | None = None, *, trac
         if name and (chosen is None or name in chosen):
             hook = _hook(name)
             layer.register_forward_hook(hook if traceable else torch.compiler.disable(hook))  # type: ignore[no-untyped-call]
+            if chosen is None:
+                layer.register_forward_pre_hook(_pre_hook(name))
 
 
 def _hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         watcher = _watcher.get()
+        if watcher is not None and watcher.running:
+            watcher.running.pop()
         if watcher is None or (watcher.wanted is not None and name not in watcher.wanted):
             return None
         return watcher.on_output(name, module, inputs, output)
+
+    return hook
+
+
+def _pre_hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        watcher = _watcher.get()
+        if watcher is not None and watcher.running is not None:
+            watcher.running.append(name)
 
     return hook
 
@@ -74,6 +90,9 @@ class Run:
     What goes on behind a captured layer gets a copy, so that an operation in place never writes into what was kept.
     `narrow_until` ends autocast: behind that layer everything is computed in float32. With `widens`, what autocast made
     narrow is given away as float32; the pass itself goes on with what it had, and is the same wherever it is split.
+
+    With `swap`, what goes on behind a layer is what a function makes of its output, which may have more rows.
+    With `tracked`, the names of the running layers are kept in `running`.
     """
 
     def __init__(
@@ -84,12 +103,18 @@ class Run:
         watch: Iterable[str] = (),
         narrow_until: str | None = None,
         widens: bool = False,
+        swap: tuple[str, Callable[[Tensor], Tensor]] | None = None,
+        tracked: bool = False,
     ) -> None:
         self.split = split
         self.watch = frozenset(watch)
         self.leaf: Tensor | None = None
         self.watched: dict[str, Tensor] = {}
-        self.wanted: frozenset[str] | None = self.watch | {name for name in (split, narrow_until) if name is not None}
+        self.running: list[str] | None = [] if tracked else None
+        ends = (split, narrow_until, swap and swap[0])
+        self.wanted: frozenset[str] | None = self.watch | {name for name in ends if name is not None}
+        self._swap = swap
+        self._swapped = False
         self._narrow_until = narrow_until
         self._widens = widens
         self._passes = passes
@@ -102,12 +127,15 @@ class Run:
         if seen != self._passes.get(name, 1):
             return None
         if not isinstance(output, Tensor):
-            if name not in self.watch and name != self.split:
+            if name not in self.watch and name != self.split and not self._swaps(name):
                 return None
             raise Unsupported(f"layer {name!r} gives {type(output).__name__}, not one tensor", field="options.layer")
         if name == self._narrow_until:
             torch.set_autocast_enabled(output.device.type, False)
             output = output.to(self._wide(output))
+        if self._swap is not None and self._swaps(name):
+            self._swapped = True
+            return self._swap[1](output.to(self._wide(output))).to(output.dtype)
         if name == self.split:
             self.leaf = output.detach().to(self._wide(output)).requires_grad_(True)
             self._versions.append((name, self.leaf, self.leaf._version))
@@ -119,6 +147,9 @@ class Run:
             self._versions.append((name, self.watched[name], self.watched[name]._version))
             return output.clone()
         return output
+
+    def _swaps(self, name: str) -> bool:
+        return self._swap is not None and name == self._swap[0]
 
     def _wide(self, output: Tensor) -> torch.dtype:
         """Return the type in which an output is given away: float32 for what autocast made narrow."""
@@ -132,6 +163,8 @@ class Run:
         """
         captured = set(self.watched) | ({self.split} if self.leaf is not None else set())
         missing = sorted(name for name in self.watch | {self.split or ""} if name and name not in captured)
+        if self._swap is not None and not self._swapped:
+            missing.append(self._swap[0])
         if missing:
             raise Unsupported(f"layer {missing[0]!r} does not run for this input", field="options.layer")
         for name, kept, version in self._versions:

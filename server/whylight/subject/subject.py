@@ -6,17 +6,19 @@ chunks whether the work is still wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from whylight.errors import Unsupported
-from whylight.subject.aim import LATENT, OUTPUT, Aim, aim_at
+from whylight.subject.aim import LATENT, OUTPUT, Aim, aim_at, sources_of
+from whylight.subject.altered import Altered, altered_gradients, altered_layer_scores, altered_scores, values_of
+from whylight.subject.backward_rule import BackwardRule
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
+from whylight.subject.memory import Memory
+from whylight.subject.pull_back import pull_back
 from whylight.target import Rank, ResolvedTarget
 
 if TYPE_CHECKING:
@@ -27,40 +29,30 @@ INPUT = None
 """In place of a layer: gradients are taken at the input."""
 
 
-@dataclass
-class _Known:
-    """What was found out about one tensor of inputs, by source: OUTPUT, LATENT or a layer."""
-
-    inputs: Tensor
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-
-
 class Subject:
     """A model, for one batch. Cheap to make, never shared between threads; many may run on one model at once.
 
-    `cancel` is asked by `forward`; the calls that take a batch ask the batch's token.
+    What was computed for the inputs of a batch is remembered: outputs, activations, gradients. Methods that explain one
+    batch one after the other share it. `cancel` is asked by `forward`; calls that take a batch ask the batch's token.
     """
 
     def __init__(self, model: Model, cancel: CancelToken | None = None) -> None:
         self.model = model
         self.device = model.device
         self._cancel = cancel or CancelToken()
-        self._known: _Known | None = None
+        self._memory: Memory | None = None
 
     def outputs(self, batch: Batch) -> Tensor:
-        """Return the model's selected output for the inputs of the batch, `[N, ...]`, without a graph.
-
-        Remembered: after another call on the same batch it costs nothing.
-        """
-        known = self._about(batch)
-        if OUTPUT not in known.tensors:
+        """Return the model's selected output for the inputs of the batch, `[N, ...]`, without a graph."""
+        memory = self._about(batch)
+        if OUTPUT not in memory:
             self._capture(batch, (), latents=False)
-        return known.tensors[OUTPUT]
+        return memory.take(OUTPUT)[0]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the selected output for any inputs `[R, C, H, W]`, without a graph."""
         pieces = []
-        for rows in self._chunks(len(inputs), self.model.max_rows(), self._cancel):
+        for rows in _chunks(len(inputs), self.model.max_rows(), self._cancel):
             with torch.no_grad():
                 pieces.append(self.model.run(inputs[rows]).output)
         return _joined(pieces)
@@ -73,34 +65,36 @@ class Subject:
             Unsupported: the layer does not run, or gives no single tensor.
         """
         names = {layer: self.resolve_layer(layer) for layer in layers}
-        self._capture(batch, tuple(dict.fromkeys(names.values())), latents=False)
-        found = self._about(batch).tensors
-        return {layer: found[name] for layer, name in names.items()}
+        memory = self._about(batch)
+        unknown = tuple(name for name in dict.fromkeys(names.values()) if name not in memory)
+        if unknown:
+            self._capture(batch, unknown, latents=False)
+        return {layer: memory.take(name)[0] for layer, name in names.items()}
 
-    def layer_gradients(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor]:
+    def layer_gradients(self, batch: Batch, layer: str, *, rule: BackwardRule | None = None) -> tuple[Tensor, Tensor]:
         """Return a layer's activations `[N, C, h, w]` and the gradient of each target there, `[M, C, h, w]`.
 
-        The model runs once, without a graph up to the layer, and backward only from the targets to the layer. Behind a
-        head of average pooling and one linear layer (`gap_head`), class targets need no backward at all: the gradients
-        are then expanded, with spatial strides of 0.
+        The model runs once, without a graph up to the layer, and backward only from the targets to the layer, under
+        `rule` if there is one. Behind a head of average pooling and one linear layer (`gap_head`), class targets need
+        no backward at all: the gradients are then expanded, with spatial strides of 0.
 
         Raises:
             NotFound: there is no such layer (reason LAYER_NOT_FOUND).
             Unsupported: the layer gives no single tensor, or a target does not depend on it.
         """
         name = self.resolve_layer(layer)
-        head = self.gap_head(name)
+        head = None if rule is not None else self.gap_head(name)
         aims = [aim_at(self.model, target) for target in batch.targets]
         if head is not None and all(aim.class_index is not None for aim in aims):
             activations = self.activations(batch, name)[name]
-            classes = [aim.class_index for aim in self._aims(batch)]
+            classes = [aim.class_index for aim in self.aims(batch)]
             indices = torch.tensor(classes, device=self.device)
             return activations, head.gradients(indices, (activations.shape[2], activations.shape[3]))
-        return self._gradients(batch, name)
+        return self._gradients(batch, name, rule)
 
-    def input_gradients(self, batch: Batch) -> Tensor:
-        """Return the gradient of each target at its input, `[M, C, H, W]`."""
-        return self._gradients(batch, INPUT)[1]
+    def input_gradients(self, batch: Batch, *, rule: BackwardRule | None = None) -> Tensor:
+        """Return the gradient of each target at its input, `[M, C, H, W]`, under `rule` if there is one."""
+        return self._gradients(batch, INPUT, rule)[1]
 
     def gap_head(self, layer: str | None = None) -> GapHead | None:
         """Return the closed form of the head, if the model ends so; with `layer`, only if it begins right behind it."""
@@ -109,19 +103,50 @@ class Subject:
             return head
         return head if self.model.same_output(self.resolve_layer(layer), head.layer) else None
 
+    def scores(self, batch: Batch) -> Tensor:
+        """Return the value of each target, `[M]`, in the output's type; asks the model only if it must."""
+        return self._scores(batch, self.aims(batch))
+
     def resolve(self, batch: Batch) -> tuple[ResolvedTarget, ...]:
         """Return what each target of the batch turned out to be, with its value; asks the model only if it must."""
-        aims = self._aims(batch)
-        known = self._about(batch)
-        layers = tuple(dict.fromkeys(a.source for a in aims if a.source not in known.tensors))
-        if layers:
-            self._capture(batch, tuple(n for n in layers if n not in (OUTPUT, LATENT)), latents=LATENT in layers)
-        # Once to the host: each value by itself would wait for the device.
-        near = {source: known.tensors[source].cpu() for source in {aim.source for aim in aims}}
-        return tuple(
-            ResolvedTarget(aim.target, aim.label, aim.value(near[aim.source][row]))
-            for aim, row in zip(aims, batch.rows, strict=True)
-        )
+        aims = self.aims(batch)
+        values = self._scores(batch, aims).tolist()
+        return tuple(ResolvedTarget(aim.target, aim.label, value) for aim, value in zip(aims, values, strict=True))
+
+    def altered_scores(self, batch: Batch, count: int, alter: Callable[[int], Tensor]) -> Iterator[Tensor]:
+        """Yield, for each of `count` altered copies of the inputs, in order, the value of each target `[M]`.
+
+        ``alter(k)`` gives the k-th copy of all inputs, `[N, C, H, W]`. Ranks are those of the unaltered inputs. Copies
+        share passes as memory allows, and are made as they are needed.
+        """
+        return altered_scores(self, batch, count, alter)
+
+    def altered_gradients(
+        self,
+        batch: Batch,
+        count: int,
+        alter: Callable[[int], Tensor],
+        *,
+        layer: str | None = INPUT,
+        rule: BackwardRule | None = None,
+    ) -> Iterator[Altered]:
+        """Yield, for each of `count` altered copies of the inputs, in order, scores, activations and gradients.
+
+        As `altered_scores`; gradients are those of `layer_gradients` at `layer`, or of `input_gradients`.
+        """
+        name = None if layer is INPUT else self.resolve_layer(layer)
+        return altered_gradients(self, batch, count, alter, name, rule)
+
+    def altered_layer_scores(
+        self, batch: Batch, layer: str, count: int, alter: Callable[[int, int, Tensor], Tensor]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield, for each input and each of `count` alterations of a layer's output, the values of the input's targets.
+
+        ``alter(row, k, activations)`` gives what runs behind the layer in place of the activations `[C, h, w]` of input
+        `row`. Yields `(row, values)`, input by input, alterations in order; values are of the targets of that row, in
+        their order. The network runs once for each input up to the layer, where its structure allows.
+        """
+        return altered_layer_scores(self, batch, self.resolve_layer(layer), count, alter)
 
     def resolve_layer(self, name: str) -> str:
         """Return the layer that `name` means; "last-spatial" is the model's last layer with maps.
@@ -132,29 +157,45 @@ class Subject:
         """
         return self.model.layer(name).name
 
-    def _about(self, batch: Batch) -> _Known:
-        if self._known is None or self._known.inputs is not batch.inputs:
-            self._known = _Known(batch.inputs)
-        return self._known
+    def begin(self) -> None:
+        """Begin to write down what is taken from memory, for `taken_over`."""
+        if self._memory is not None:
+            self._memory.begin()
 
-    def _chunks(self, count: int, size: int, cancel: CancelToken) -> Iterator[slice]:
-        for start in range(0, count, size):
-            cancel.check()
-            yield slice(start, min(start + size, count))
+    def taken_over(self) -> tuple[str, ...]:
+        """Return what was computed before the last `begin` and used since, such as "output", "gradients at layer4"."""
+        return () if self._memory is None else tuple(self._memory.taken)
+
+    def aims(self, batch: Batch) -> list[Aim]:
+        """Return the targets of the batch made definite; ranks need the output."""
+        needs_output = any(isinstance(target, Rank) for target in batch.targets)
+        return self._aims_of(batch, range(len(batch.targets)), self.outputs(batch) if needs_output else None, 0)
+
+    def _scores(self, batch: Batch, aims: list[Aim]) -> Tensor:
+        memory = self._about(batch)
+        unknown = tuple(dict.fromkeys(aim.source for aim in aims if aim.source not in memory))
+        if unknown:
+            self._capture(batch, tuple(n for n in unknown if n not in (OUTPUT, LATENT)), latents=LATENT in unknown)
+        sources = {source: memory.take(source)[0] for source in dict.fromkeys(aim.source for aim in aims)}
+        return values_of(list(zip(aims, batch.rows, strict=True)), sources)
+
+    def _about(self, batch: Batch) -> Memory:
+        if self._memory is None or self._memory.inputs is not batch.inputs:
+            self._memory = Memory(batch.inputs)
+        return self._memory
 
     def _capture(self, batch: Batch, layers: tuple[str, ...], *, latents: bool) -> None:
         """Run without a graph; keep outputs of layers, the output, and the latents if asked for."""
         pieces: dict[str, list[Tensor]] = {}
-        for rows in self._chunks(len(batch.inputs), self.model.max_rows(), batch.cancel):
+        for rows in _chunks(len(batch.inputs), self.model.max_rows(), batch.cancel):
             with torch.no_grad():
                 ran = self.model.run(batch.inputs[rows], watch=layers, latents=latents)
             _append(pieces, ran.sources())
-        self._about(batch).tensors.update({source: _joined(parts) for source, parts in pieces.items()})
+        self._keep(batch, pieces)
 
-    def _aims(self, batch: Batch) -> list[Aim]:
-        """Make the targets definite; ranks need the output."""
-        needs_output = any(isinstance(target, Rank) for target in batch.targets)
-        return self._aims_of(batch, range(len(batch.targets)), self.outputs(batch) if needs_output else None, 0)
+    def _keep(self, batch: Batch, pieces: dict[str, list[Tensor]]) -> None:
+        for source, parts in pieces.items():
+            self._about(batch).keep(source, _NAMES.get(source, f"activations of {source}"), _joined(parts))
 
     def _aims_of(self, batch: Batch, targets: Iterable[int], output: Tensor | None, first_row: int) -> list[Aim]:
         """Make some targets definite; `output` is that of the inputs from `first_row` on, if any of them is a rank."""
@@ -169,77 +210,49 @@ class Subject:
             for target in chosen
         ]
 
-    def _gradients(self, batch: Batch, layer: str | None) -> tuple[Tensor, Tensor]:
+    def _gradients(self, batch: Batch, layer: str | None, rule: BackwardRule | None = None) -> tuple[Tensor, Tensor]:
+        """Return activations (at the input: inputs) and gradients, from memory or by one pass there and back."""
+        memory = self._about(batch)
+        key = (layer, rule, batch.targets, batch.rows)
+        if key not in memory:
+            place = "the input" if layer is INPUT else layer
+            memory.keep(key, f"gradients at {place}", *self._pass_back(batch, layer, rule))
+        activations, gradients = memory.take(key)
+        return activations, gradients
+
+    def _pass_back(self, batch: Batch, layer: str | None, rule: BackwardRule | None) -> tuple[Tensor, Tensor]:
         activations: list[Tensor] = []
         gradients: list[Tensor] = []
         pieces: dict[str, list[Tensor]] = {}
-        checked = [aim_at(self.model, target) for target in batch.targets]
-        neurons = tuple(dict.fromkeys(aim.source for aim in checked if aim.source not in (OUTPUT, LATENT)))
-        latents = any(aim.source == LATENT for aim in checked)
-        for rows in self._chunks(len(batch.inputs), self.model.max_rows(gradients_at=layer or ""), batch.cancel):
+        neurons, latents = sources_of([aim_at(self.model, target) for target in batch.targets])
+        for rows in _chunks(len(batch.inputs), self.model.max_rows(gradients_at=layer or ""), batch.cancel):
             inputs = batch.inputs[rows]
             with torch.enable_grad():
                 if layer is INPUT:
                     inputs = inputs.detach().clone().requires_grad_(True)
-                ran = self.model.run(inputs, split=layer, watch=neurons, latents=latents)
+                ran = self.model.run(inputs, split=layer, watch=neurons, latents=latents, rule=rule)
                 leaf = inputs if ran.leaf is None else ran.leaf
                 sources = ran.sources()
                 targets = [m for m, row in enumerate(batch.rows) if rows.start <= row < rows.stop]
                 aims = self._aims_of(batch, targets, sources[OUTPUT].detach(), rows.start)
                 aimed = [(aim, batch.rows[m] - rows.start) for aim, m in zip(aims, targets, strict=True)]
-                gradients.append(_pull_back(leaf, sources, aimed, batch.cancel))
+                gradients.append(pull_back(leaf, sources, aimed, batch.cancel))
             activations.append(leaf.detach())
             _append(pieces, {source: tensor.detach() for source, tensor in sources.items()})
-        self._about(batch).tensors.update({source: _joined(parts) for source, parts in pieces.items()})
+        if rule is None:  # Under a rule the same numbers may be rounded otherwise.
+            if layer is not INPUT:
+                pieces[layer] = activations
+            self._keep(batch, pieces)
         return _joined(activations), _joined(gradients)
 
 
-def _pull_back(leaf: Tensor, sources: dict[str, Tensor], aimed: list[tuple[Aim, int]], cancel: CancelToken) -> Tensor:
-    """Return the gradient of each aim at its row of the leaf, `[M, ...]`.
+_NAMES = {OUTPUT: "output", LATENT: "latents"}
 
-    Rows do not influence one another, so one backward pass serves one target of every row; there are as many passes as
-    the row with the most targets has.
-    """
-    rounds: list[list[int]] = []
-    taken: dict[int, int] = {}
-    for number, (_, row) in enumerate(aimed):
-        turn = taken[row] = taken.get(row, -1) + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(number)
-    result = leaf.new_empty((len(aimed), *leaf.shape[1:]))
-    for turn, numbers in enumerate(rounds):
+
+def _chunks(count: int, size: int, cancel: CancelToken) -> Iterator[slice]:
+    for start in range(0, count, size):
         cancel.check()
-        cotangents: dict[str, Tensor] = {}
-        for number in numbers:
-            aim, row = aimed[number]
-            _require_dependence(sources[aim.source])
-            if aim.source not in cotangents:
-                cotangents[aim.source] = torch.zeros_like(sources[aim.source])
-            aim.seed(cotangents[aim.source][row])
-        (gradient,) = torch.autograd.grad(
-            [sources[source] for source in cotangents],
-            leaf,
-            list(cotangents.values()),
-            retain_graph=turn + 1 < len(rounds),
-            allow_unused=True,
-        )
-        if gradient is None:
-            raise Unsupported("the target does not depend on this layer", reason="TARGET_UNSUPPORTED", field="target")
-        if len(rounds) == 1 and [row for _, row in aimed] == list(range(len(leaf))):
-            return gradient
-        rows = torch.tensor([aimed[number][1] for number in numbers], device=leaf.device)
-        result[torch.tensor(numbers, device=leaf.device)] = gradient[rows]
-    return result
-
-
-def _require_dependence(source: Tensor) -> None:
-    if not source.requires_grad:
-        raise Unsupported(
-            "the target does not depend on this layer, or not in a way that can be differentiated",
-            reason="TARGET_UNSUPPORTED",
-            field="target",
-        )
+        yield slice(start, min(start + size, count))
 
 
 def _append(pieces: dict[str, list[Tensor]], found: dict[str, Tensor]) -> None:

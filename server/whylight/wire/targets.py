@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from whylight.errors import InvalidInput
-from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Region, Target
+from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
 from whylight.v1 import explanation_pb2 as pb
 from whylight.wire.scalars import NAME_LENGTH, decimal, integer, path
 
@@ -84,6 +84,8 @@ def target_to_proto(target: Target) -> pb.Target:
                     bottom=bottom,
                 )
             )
+        case Objective():
+            raise _invalid("", "a function cannot be sent; explain an Objective in process")
 
 
 def _region(region: pb.Region, field: str) -> Region:

@@ -1,0 +1,189 @@
+"""Runs over altered copies of a batch's inputs, or of a layer's output, many copies to a pass; knows no method.
+
+A copy gets the same bits whatever copies share its pass, and copies come in order: a method that adds them up as they
+come gives an input the same bits alone and in any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from whylight.subject.aim import Aim, sources_of
+from whylight.subject.backward_rule import BackwardRule
+from whylight.subject.pull_back import pull_back
+
+if TYPE_CHECKING:
+    from whylight.method import Batch
+    from whylight.models.model import Model
+    from whylight.subject.subject import Subject
+
+ROWS_PER_PASS = {"cpu": 32, "cuda": 256}
+"""More rows than these in one pass make it no faster, and take memory."""
+
+
+@dataclass(frozen=True)
+class Altered:
+    """What one altered copy of all inputs gave: scores `[M]`, and where asked for the activations and gradients.
+
+    `activations` are `[N, C, h, w]`, or the copies themselves `[N, C, H, W]`; `gradients` have one row for each target.
+    """
+
+    index: int
+    scores: Tensor
+    activations: Tensor
+    gradients: Tensor
+
+
+def altered_scores(subject: Subject, batch: Batch, count: int, alter: Callable[[int], Tensor]) -> Iterator[Tensor]:
+    """Yield the scores `[M]` of each copy; see `Subject.altered_scores`."""
+    aims = subject.aims(batch)
+    layers, latents = sources_of(aims)
+    targets = _by_row(batch)
+    rows = _rows_per_pass(subject, None)
+    for group in _groups(count, len(batch.inputs), rows):
+        copies = _copies(batch, group, alter)
+        parts = []
+        for start in range(0, len(copies), rows):
+            batch.cancel.check()
+            inputs = copies[start : start + rows]
+            with torch.no_grad():
+                sources = subject.model.run(inputs, watch=layers, latents=latents).sources()
+            aimed = _aimed(aims, targets, start, len(inputs))
+            parts.append(values_of(aimed, sources))
+        yield from torch.split(torch.cat(parts), len(aims))
+
+
+def altered_gradients(
+    subject: Subject,
+    batch: Batch,
+    count: int,
+    alter: Callable[[int], Tensor],
+    layer: str | None,
+    rule: BackwardRule | None,
+) -> Iterator[Altered]:
+    """Yield what each copy gave; see `Subject.altered_gradients`."""
+    aims = subject.aims(batch)
+    layers, latents = sources_of(aims)
+    targets = _by_row(batch)
+    rows = _rows_per_pass(subject, layer or "")
+    for group in _groups(count, len(batch.inputs), rows):
+        copies = _copies(batch, group, alter)
+        scores, activations, gradients = [], [], []
+        for start in range(0, len(copies), rows):
+            batch.cancel.check()
+            inputs = copies[start : start + rows]
+            aimed = _aimed(aims, targets, start, len(inputs))
+            with torch.enable_grad():
+                if layer is None:
+                    inputs = inputs.detach().clone().requires_grad_(True)
+                ran = subject.model.run(inputs, split=layer, watch=layers, latents=latents, rule=rule)
+                leaf = inputs if ran.leaf is None else ran.leaf
+                sources = ran.sources()
+                gradients.append(pull_back(leaf, sources, aimed, batch.cancel))
+            scores.append(values_of(aimed, sources))
+            activations.append(leaf.detach())
+        each = zip(
+            group,
+            torch.split(torch.cat(scores), len(aims)),
+            torch.split(torch.cat(activations), len(batch.inputs)),
+            torch.split(torch.cat(gradients), len(aims)),
+            strict=True,
+        )
+        for index, values, shown, slopes in each:
+            yield Altered(index, values, shown, slopes)
+
+
+def altered_layer_scores(
+    subject: Subject, batch: Batch, layer: str, count: int, alter: Callable[[int, int, Tensor], Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the row and its targets' values for each alteration; see `Subject.altered_layer_scores`."""
+    aims = subject.aims(batch)
+    layers, latents = sources_of(aims)
+    targets = _by_row(batch)
+    rows = _rows_per_pass(subject, None)
+    for row, input in enumerate(torch.split(batch.inputs, 1)):
+        shared = subject.model.shares_head(layer, input)
+        mine = [aims[m] for m in targets[row]]
+        for start in range(0, count, rows):
+            batch.cancel.check()
+            group = range(start, min(start + rows, count))
+            inputs = input if shared else input.expand(len(group), *input.shape[1:])
+
+            def swapped(output: Tensor, row: int = row, group: range = group) -> Tensor:
+                shown = output.expand(len(group), *output.shape[1:])
+                return torch.stack([alter(row, k, one) for k, one in zip(group, shown, strict=True)])
+
+            with torch.no_grad():
+                ran = subject.model.run(inputs, watch=layers, latents=latents, swap=(layer, swapped))
+            aimed = [(aim, place) for place in range(len(group)) for aim in mine]
+            sources = {name: _filled(tensor, len(group)) for name, tensor in ran.sources().items()}
+            for values in torch.split(values_of(aimed, sources), len(mine)):
+                yield row, values
+
+
+def shares_head(model: Model, layer: str, input: Tensor) -> bool:
+    """Whether one row may run up to `layer` and several behind it, which skips over the layer can prevent.
+
+    Found out with `input` `[1, C, H, W]`: two rows of the layer's own output must give its own answer twice.
+    """
+    with torch.no_grad():
+        alone = model.run(input).output
+        try:
+            both = model.run(input, swap=(layer, lambda output: output.repeat(2, *[1] * (output.dim() - 1)))).output
+        except RuntimeError:
+            return False
+    return both.shape == (2, *alone.shape[1:]) and bool((both - alone).abs().max() <= 1e-4 * alone.abs().max())
+
+
+def values_of(aimed: Sequence[tuple[Aim, int]], sources: Mapping[str, Tensor]) -> Tensor:
+    """Return the value of each aim at its row of its source, `[len(aimed)]`, in the type and place of the sources."""
+    classes = [aim.class_index for aim, _ in aimed]
+    output = next(iter(sources.values())) if not aimed else sources[aimed[0][0].source]
+    if all(index is not None for index in classes):
+        rows = torch.tensor([row for _, row in aimed], device=output.device)
+        return output.detach()[rows, torch.tensor(classes, device=output.device)]
+    # Once to the host: each value by itself would wait for the device.
+    near = {source: sources[source].detach().cpu() for source in dict.fromkeys(aim.source for aim, _ in aimed)}
+    values = [aim.value(near[aim.source][row]) for aim, row in aimed]
+    return torch.tensor(values, dtype=output.dtype, device=output.device)
+
+
+def _rows_per_pass(subject: Subject, gradients_at: str | None) -> int:
+    return min(subject.model.max_rows(gradients_at), ROWS_PER_PASS.get(subject.device.type, ROWS_PER_PASS["cpu"]))
+
+
+def _groups(count: int, inputs: int, rows: int) -> Iterator[range]:
+    """Share copies out to groups that fill a pass; one copy to a group where the inputs alone do."""
+    size = max(1, rows // inputs)
+    for start in range(0, count, size):
+        yield range(start, min(start + size, count))
+
+
+def _copies(batch: Batch, group: range, alter: Callable[[int], Tensor]) -> Tensor:
+    copies = [alter(index) for index in group]
+    for copy in copies:
+        if copy.shape != batch.inputs.shape:
+            raise ValueError(f"an altered copy of {list(batch.inputs.shape)} is {list(copy.shape)}")
+    return copies[0] if len(copies) == 1 else torch.cat(copies)
+
+
+def _by_row(batch: Batch) -> list[list[int]]:
+    """Return the targets of each row, in their order."""
+    targets: list[list[int]] = [[] for _ in range(len(batch.inputs))]
+    for target, row in enumerate(batch.rows):
+        targets[row].append(target)
+    return targets
+
+
+def _aimed(aims: Sequence[Aim], targets: Sequence[Sequence[int]], start: int, count: int) -> list[tuple[Aim, int]]:
+    """Return the aims of `count` rows of copies laid end to end, from the row `start` on, with the row of each."""
+    return [(aims[m], row) for row in range(count) for m in targets[(start + row) % len(targets)]]
+
+
+def _filled(tensor: Tensor, rows: int) -> Tensor:
+    return tensor.expand(rows, *tensor.shape[1:]) if len(tensor) == 1 else tensor

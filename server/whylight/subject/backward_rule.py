@@ -1,0 +1,115 @@
+"""Backward rules: taking single functions of torch out of one run's hands; knows no rule, no model and no method.
+
+A rule belongs to a run, not to a model. While the run goes forward, every function that it calls (ReLU, convolution,
+sum) comes to the rule, which gives something with another backward pass in its place, usually the value of a
+`torch.autograd.Function`. Nothing of the model is touched, so runs under different rules never meet; functions called
+as functions, in place, as methods or from modules used twice are all the same to it.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+_RELU_IN_PLACE = frozenset({torch.relu_, torch.Tensor.relu_, F.relu_})
+_RELU = frozenset({F.relu, torch.relu, torch.Tensor.relu, *_RELU_IN_PLACE})
+
+
+@dataclass(frozen=True)
+class FunctionCall:
+    """A function of torch that a run calls, with its arguments.
+
+    `layer` is the name of the innermost layer that is running, empty outside all of them.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    layer: str
+    _mode: _Intercepting = field(repr=False)
+
+    @property
+    def is_relu(self) -> bool:
+        """Whether it is ReLU, however it is called."""
+        return self.function in _RELU
+
+    @property
+    def in_place(self) -> bool:
+        """Whether a ReLU writes its result over its argument."""
+        if self.function in _RELU_IN_PLACE:
+            return True
+        return self.function is F.relu and bool(self.kwargs.get("inplace", len(self.args) > 1 and self.args[1]))
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """Return an argument, given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def proceed(self) -> Any:
+        """Return what the function gives of itself; what it calls does not come to the rule."""
+        return self.function(*self.args, **self.kwargs)
+
+    def descend(self) -> Any:
+        """Return what the function gives of itself, where what it calls comes to the rule too.
+
+        For functions that are written in Python, such as `F.multi_head_attention_forward`.
+        """
+        with self._mode:
+            return self.function(*self.args, **self.kwargs)
+
+
+class BackwardRule(abc.ABC):
+    """Another way back through some functions. Holds no state of a run: many runs share one rule.
+
+    Rules that are equal and hash alike (a frozen dataclass) share what a batch already computed.
+    """
+
+    @abc.abstractmethod
+    def call(self, call: FunctionCall) -> Any:
+        """Return the value of a call: ``call.proceed()`` to leave it as it is.
+
+        Raises:
+            Unsupported: the rule has no way back through this function; name `call.layer`.
+        """
+
+
+class _Intercepting(TorchFunctionMode):
+    """Within it, on this thread, functions come to `rule`."""
+
+    def __init__(self, rule: BackwardRule, layers: Sequence[str]) -> None:
+        super().__init__()
+        self._rule = rule
+        self._layers = layers
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Hand the call to the rule."""
+        layer = self._layers[-1] if self._layers else ""
+        return self._rule.call(FunctionCall(function, args, kwargs or {}, layer, self))
+
+
+def under(rule: BackwardRule, layers: Sequence[str]) -> TorchFunctionMode:
+    """Return a context in which functions come to `rule`; `layers` are kept to be the running ones, innermost last."""
+    return _Intercepting(rule, layers)
+
+
+class FindRelu(BackwardRule):
+    """Leaves everything as it is, and finds out whether ReLU runs."""
+
+    def __init__(self) -> None:
+        self.found = False
+
+    def call(self, call: FunctionCall) -> Any:
+        """Look at the call and leave it."""
+        self.found = self.found or call.is_relu
+        return call.proceed()

@@ -1,0 +1,45 @@
+"""What was found out about the inputs of one batch, and which of it is old; computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class Memory:
+    """What is known of one tensor of inputs. What was kept before `begin` was last called is old.
+
+    Values are tuples of tensors, under a key of any kind; `taken` has the names of the old ones that were asked for,
+    in the order in which they were.
+    """
+
+    inputs: Tensor
+    taken: dict[str, None] = field(default_factory=dict)
+    _kept: dict[Hashable, tuple[tuple[Tensor, ...], str]] = field(default_factory=dict)
+    _old: set[Hashable] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """Call everything old, and nothing taken."""
+        self._old = set(self._kept)
+        self.taken = {}
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._kept
+
+    def keep(self, key: Hashable, name: str, *tensors: Tensor) -> None:
+        """Keep tensors under `key`; `name` is for people. What is kept already stays as it is."""
+        self._kept.setdefault(key, (tensors, name))
+
+    def take(self, key: Hashable) -> tuple[Tensor, ...]:
+        """Return what is kept under `key`.
+
+        Raises:
+            KeyError: nothing is.
+        """
+        tensors, name = self._kept[key]
+        if key in self._old:
+            self.taken[name] = None
+        return tensors

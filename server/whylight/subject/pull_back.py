@@ -1,0 +1,72 @@
+"""The backward pass: from aims to the gradient of each at its row of a leaf; knows no model and no chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from whylight.errors import Unsupported
+from whylight.subject.aim import Aim
+from whylight.subject.cancel import CancelToken
+
+
+def pull_back(
+    leaf: Tensor, sources: Mapping[str, Tensor], aimed: Sequence[tuple[Aim, int]], cancel: CancelToken
+) -> Tensor:
+    """Return the gradient of each aim at its row of the leaf, `[M, ...]`.
+
+    Rows do not influence one another, so one backward pass serves one target of every row; there are as many passes as
+    the row with the most targets has.
+
+    Raises:
+        Unsupported: an aim does not depend on the leaf (reason TARGET_UNSUPPORTED).
+    """
+    rounds = _rounds(aimed)
+    result = leaf.new_empty((len(aimed), *leaf.shape[1:]))
+    for turn, numbers in enumerate(rounds):
+        cancel.check()
+        cotangents: dict[str, Tensor] = {}
+        for number in numbers:
+            aim, row = aimed[number]
+            source = sources[aim.source]
+            _require_dependence(source)
+            if aim.source not in cotangents:
+                cotangents[aim.source] = torch.zeros_like(source)
+            aim.seed(cotangents[aim.source][row], source[row].detach())
+        (gradient,) = torch.autograd.grad(
+            [sources[source] for source in cotangents],
+            leaf,
+            list(cotangents.values()),
+            retain_graph=turn + 1 < len(rounds),
+            allow_unused=True,
+        )
+        if gradient is None:
+            raise Unsupported("the target does not depend on this layer", reason="TARGET_UNSUPPORTED", field="target")
+        if len(rounds) == 1 and [row for _, row in aimed] == list(range(len(leaf))):
+            return gradient
+        rows = torch.tensor([aimed[number][1] for number in numbers], device=leaf.device)
+        result[torch.tensor(numbers, device=leaf.device)] = gradient[rows]
+    return result
+
+
+def _rounds(aimed: Sequence[tuple[Aim, int]]) -> list[list[int]]:
+    """Share the numbers of the aims out to passes, each with at most one of every row."""
+    rounds: list[list[int]] = []
+    taken: dict[int, int] = {}
+    for number, (_, row) in enumerate(aimed):
+        turn = taken[row] = taken.get(row, -1) + 1
+        if turn == len(rounds):
+            rounds.append([])
+        rounds[turn].append(number)
+    return rounds
+
+
+def _require_dependence(source: Tensor) -> None:
+    if not source.requires_grad:
+        raise Unsupported(
+            "the target does not depend on this layer, or not in a way that can be differentiated",
+            reason="TARGET_UNSUPPORTED",
+            field="target",
+        )

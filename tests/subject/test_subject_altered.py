@@ -1,0 +1,208 @@
+"""Altered copies of inputs and of a layer's output: the values of plain runs, in order, the same bits in any grouping."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import whylight
+from whylight.errors import Cancelled
+from whylight.models import wrap_module
+from whylight.subject import CancelToken
+from whylight.testing import conv_gap_net, functional_relu_net, relu_net
+
+
+def batch_of(inputs, targets, rows, cancel=None):
+    return whylight.Batch(inputs, tuple(targets), tuple(rows), cancel or CancelToken(), tuple(range(len(inputs))))
+
+
+@pytest.fixture
+def inputs():
+    return torch.randn(2, 3, 24, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+TARGETS = (whylight.ClassIndex(1), whylight.Rank(0), whylight.Neuron("features.0", 2))
+ROWS = (0, 0, 1)
+
+
+def shift(inputs, k):
+    return inputs + 0.1 * k
+
+
+def test_scores_are_those_of_the_altered_inputs_at_the_targets_of_the_unaltered(inputs):
+    net = relu_net().double()
+    subject = wrap_module(net).subject()
+    batch = batch_of(inputs, TARGETS, ROWS)
+    top = int(net(inputs[:1]).argmax())
+    found = list(subject.altered_scores(batch, 5, lambda k: shift(inputs, k)))
+    assert len(found) == 5
+    for k, values in enumerate(found):
+        copy = shift(inputs, k)
+        scores = net(copy)
+        expected = torch.stack([scores[0, 1], scores[0, top], net.features[0](copy)[1, 2].mean()])
+        torch.testing.assert_close(values, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("layer", [None, "features.3"])
+def test_gradients_are_those_of_a_batch_of_the_copies(inputs, layer):
+    model = wrap_module(relu_net().double())
+    targets = (whylight.ClassIndex(1), whylight.ClassIndex(3), whylight.ClassIndex(0))
+    batch = batch_of(inputs, targets, ROWS)
+    for k, found in enumerate(model.subject().altered_gradients(batch, 4, lambda k: shift(inputs, k), layer=layer)):
+        copy = batch_of(shift(inputs, k), targets, ROWS)
+        expected = (
+            (copy.inputs, model.subject().input_gradients(copy))
+            if layer is None
+            else model.subject().layer_gradients(copy, layer)
+        )
+        assert found.index == k
+        torch.testing.assert_close(found.activations, expected[0], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found.gradients, expected[1], rtol=1e-12, atol=1e-12)
+
+
+def test_bits_do_not_depend_on_how_many_copies_share_a_pass(inputs, monkeypatch):
+    model = wrap_module(conv_gap_net())
+    batch = batch_of(inputs.float(), (whylight.ClassIndex(1), whylight.ClassIndex(2)), (0, 1))
+    copies = [shift(batch.inputs, k) for k in range(7)]
+
+    def all_of(rows):
+        monkeypatch.setattr("whylight.subject.altered.ROWS_PER_PASS", {"cpu": rows})
+        subject = model.subject()
+        scores = torch.stack(list(subject.altered_scores(batch, 7, copies.__getitem__)))
+        gradients = torch.stack([a.gradients for a in subject.altered_gradients(batch, 7, copies.__getitem__)])
+        return scores, gradients
+
+    whole = all_of(32)
+    for rows in (1, 2, 5):
+        assert all(torch.equal(a, b) for a, b in zip(all_of(rows), whole, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "shared"),
+    [(relu_net, "features.3", True), (functional_relu_net, "left", False), (functional_relu_net, "last", True)],
+)
+def test_a_layers_output_is_replaced_whether_or_not_its_head_can_be_shared(inputs, network, layer, shared):
+    net = network().double()
+    model = wrap_module(net)
+    targets = (whylight.ClassIndex(1), whylight.ClassIndex(3), whylight.ClassIndex(0))
+    batch = batch_of(inputs, targets, ROWS)
+
+    def without(row, k, activations):
+        return activations.index_fill(0, torch.tensor([k]), 0.0)
+
+    found = list(model.subject().altered_layer_scores(batch, layer, 3, without))
+    assert [row for row, _ in found] == [0] * 3 + [1] * 3
+    for place, (row, values) in enumerate(found):
+        k = place % 3
+        handle = net.get_submodule(layer).register_forward_hook(
+            lambda module, given, output, k=k: output.index_fill(1, torch.tensor([k]), 0.0)
+        )
+        scores = net(inputs[row : row + 1])[0]
+        handle.remove()
+        wanted = [1, 3] if row == 0 else [0]
+        torch.testing.assert_close(values, scores[wanted].detach(), rtol=1e-12, atol=1e-12)
+    assert model.shares_head(layer, inputs[:1]) is shared
+
+
+def test_an_objective_is_explained_like_any_target(inputs):
+    net = relu_net().double()
+    model = wrap_module(net)
+
+    def contrast(scores):
+        return scores[1] - torch.logsumexp(scores, 0)
+
+    batch = batch_of(inputs, (whylight.Objective(contrast, "contrast"), whylight.ClassIndex(2)), (0, 1))
+    subject = model.subject()
+    gradients = subject.input_gradients(batch)
+    leaf = inputs.clone().requires_grad_(True)
+    scores = net(leaf)
+    (expected,) = torch.autograd.grad(contrast(scores[0]) + scores[1, 2], leaf)
+    torch.testing.assert_close(gradients, expected, rtol=1e-12, atol=1e-12)
+    first, _ = subject.resolve(batch)
+    assert (first.label, first.score) == ("contrast", pytest.approx(contrast(scores[0]).item(), abs=1e-12))
+
+
+def test_a_copy_of_another_shape_is_refused(inputs):
+    batch = batch_of(inputs, (whylight.ClassIndex(0), whylight.ClassIndex(0)), (0, 1))
+    subject = wrap_module(relu_net().double()).subject()
+    with pytest.raises(ValueError, match=r"\[2, 3, 24, 32\] is \[2, 3, 24, 31\]"):
+        next(subject.altered_scores(batch, 1, lambda k: inputs[..., 1:]))
+
+
+def test_cancelling_stops_between_passes(inputs, monkeypatch):
+    monkeypatch.setattr("whylight.subject.altered.ROWS_PER_PASS", {"cpu": 2})
+    cancel = CancelToken()
+    batch = batch_of(inputs, (whylight.ClassIndex(0), whylight.ClassIndex(0)), (0, 1), cancel)
+    scores = wrap_module(relu_net().double()).subject().altered_scores(batch, 3, lambda k: inputs)
+    next(scores)
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        next(scores)
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs):
+        return torch.relu(inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class PassingDouble(whylight.BackwardRule):
+    """Every ReLU doubles what comes back, whatever its sign; remembers where it was."""
+
+    def __init__(self):
+        self.layers = []
+
+    def call(self, call):
+        if not call.is_relu:
+            return call.proceed()
+        self.layers.append((call.layer, call.in_place))
+        return Doubled.apply(call.args[0])
+
+
+def test_a_rule_takes_every_relu_over_and_leaves_the_model_alone(inputs):
+    net = functional_relu_net().double()
+    model = wrap_module(net)
+    batch = batch_of(inputs, (whylight.ClassIndex(0), whylight.ClassIndex(0)), (0, 1))
+    plain = model.subject().input_gradients(batch)
+    rule = PassingDouble()
+    changed = model.subject().input_gradients(batch, rule=rule)
+    assert [layer for layer, _ in rule.layers] == ["", "relu", "", "", "relu"]
+    assert not torch.allclose(plain, changed)
+    assert torch.equal(model.subject().input_gradients(batch), plain)
+
+
+def test_a_rule_sees_the_innermost_layer(inputs):
+    rule = PassingDouble()
+    batch = batch_of(inputs, (whylight.ClassIndex(0), whylight.ClassIndex(0)), (0, 1))
+    wrap_module(relu_net().double()).subject().input_gradients(batch, rule=rule)
+    assert [layer for layer, _ in rule.layers] == ["features.1", "features.4", "classifier.1"]
+
+
+def test_models_say_whether_they_have_relu():
+    assert whylight.Need.RELU in wrap_module(functional_relu_net()).capabilities
+    assert whylight.Need.RELU not in wrap_module(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())).capabilities
+
+
+def test_what_was_computed_is_taken_over_and_said(inputs, monkeypatch):
+    model = wrap_module(relu_net().double())
+    batch = batch_of(inputs, (whylight.ClassIndex(1), whylight.Rank(1)), (0, 1))
+    passes = []
+    run = model.run
+    monkeypatch.setattr(model, "run", lambda *args, **kwargs: passes.append(kwargs) or run(*args, **kwargs))
+    subject = model.subject()
+    first = subject.layer_gradients(batch, "features.3")
+    assert subject.taken_over() == ()
+    subject.begin()
+    second = subject.layer_gradients(batch, "features.3")
+    subject.resolve(batch)
+    assert subject.taken_over() == ("gradients at features.3", "output")
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert len(passes) == 1
+    subject.begin()
+    subject.input_gradients(batch)
+    assert subject.taken_over() == ()
