@@ -30,7 +30,7 @@ from whylight.subject.backward_rule import BackwardRule, under
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
 from whylight.subject.invariance import batch_invariant
-from whylight.subject.run import Run, install_hooks, watching
+from whylight.subject.run import BrokenOff, Run, install_hooks, watching
 from whylight.subject.subject import Subject
 from whylight.target import Target
 
@@ -212,17 +212,7 @@ class Model:
             swap=swap,
             tracked=rule is not None,
         )
-        inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
-        with contextlib.ExitStack() as stack:
-            plain = swap is not None or rule is not None or self.compiled_from is None
-            if self.functional and self.device.type == "cpu" and plain:
-                stack.enter_context(batch_invariant())
-            if narrow:
-                stack.enter_context(torch.autocast(self.device.type, DTYPES[self.precision]))
-            stack.enter_context(watching(run))
-            if rule is not None and run.running is not None:
-                stack.enter_context(under(rule, run.running))
-            raw = (self.module if plain else self._runner(run.wanted or frozenset()))(inputs)
+        raw = self._pass(run, inputs, rule, plain=swap is not None or rule is not None)
         run.finish()
         output = select(raw, self.output_selector)
         hidden = select(raw, self.latent_selector) if latents and self.latent_selector is not None else None
@@ -232,6 +222,39 @@ class Model:
             run.leaf,
             run.watched,
         )
+
+    def capture(self, inputs: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """Make a pass no further than to the last of `layers`, and return their outputs, with a graph as `run` does.
+
+        Raises:
+            Unsupported: a layer does not run, or gives no single tensor.
+        """
+        narrow = self.precision != "float32"
+        run = Run(
+            self.findings.passes,
+            watch=layers,
+            narrow_until=self.last_spatial if narrow else None,
+            widens=narrow,
+            breaks_off=True,
+        )
+        with contextlib.suppress(BrokenOff):
+            self._pass(run, inputs, None, plain=True)
+        run.finish()
+        return run.watched
+
+    def _pass(self, run: Run, inputs: Tensor, rule: BackwardRule | None, *, plain: bool) -> Any:
+        """Call the module, with everything in place that this model and this run need; `plain`: not compiled."""
+        plain = plain or self.compiled_from is None
+        inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
+        with contextlib.ExitStack() as stack:
+            if self.functional and self.device.type == "cpu" and plain:
+                stack.enter_context(batch_invariant())
+            if self.precision != "float32":
+                stack.enter_context(torch.autocast(self.device.type, DTYPES[self.precision]))
+            stack.enter_context(watching(run))
+            if rule is not None and run.running is not None:
+                stack.enter_context(under(rule, run.running))
+            return (self.module if plain else self._runner(run.wanted or frozenset()))(inputs)
 
     def _runner(self, layers: frozenset[str]) -> Callable[[Tensor], Any]:
         """Return what runs the module. Compiled modules have hooks on the captured layers only, one for each set.

@@ -108,9 +108,26 @@ class Transform:
         values = pixels.to(device=device).permute(0, 3, 1, 2).contiguous().to(wanted)
         if self.channel_order == "bgr":
             values = values.flip(1)
-        mean = torch.tensor(self.mean, dtype=wanted, device=values.device)[:, None, None]
-        std = torch.tensor(self.std, dtype=wanted, device=values.device)[:, None, None]
+        mean, std = self._statistics(values)
         return values.div_(self.scale).sub_(mean).div_(std).contiguous()
+
+    def from_unit(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the model's inputs `[N, channels, H, W]` for images of 0 (black) to 1 (white), RGB; differentiable."""
+        values = images.flip(1) if self.channel_order == "bgr" else images
+        mean, std = self._statistics(images)
+        return (values * (255 / self.scale) - mean) / std
+
+    def to_unit(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return the images of 0 (black) to 1 (white), RGB, that inputs `[N, channels, H, W]` are; differentiable."""
+        mean, std = self._statistics(inputs)
+        values = (inputs * std + mean) * (self.scale / 255)
+        return values.flip(1) if self.channel_order == "bgr" else values
+
+    def _statistics(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        mean = torch.tensor(self.mean, dtype=like.dtype, device=like.device)[:, None, None]
+        return mean, torch.tensor(self.std, dtype=like.dtype, device=like.device)[:, None, None]
 
     def _resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """Return (width, height) behind the resize, rounded as torchvision does."""

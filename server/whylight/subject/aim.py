@@ -66,11 +66,19 @@ class Aim:
         Raises:
             InvalidInput: for an input of this size the source has no such element (reason TARGET_INVALID).
         """
+        with torch.no_grad():
+            return float(self.scalar(sample))
+
+    def scalar(self, sample: Tensor) -> Tensor:
+        """Return the target's value as a tensor, differentiable with respect to its source.
+
+        Raises:
+            InvalidInput: as `value`.
+        """
         if self.function is not None:
-            with torch.no_grad():
-                return float(self.function(sample))
+            return self.function(sample)
         elements = sample[self._index_in(sample)]
-        return float(elements.mean() if self.mean else elements.sum())
+        return elements.mean() if self.mean else elements.sum()
 
     def seed(self, cotangent: Tensor, sample: Tensor) -> None:
         """Write the target's derivative into a cotangent of zeros; `sample` is its source, both without the batch.

@@ -44,7 +44,7 @@ def altered_scores(subject: Subject, batch: Batch, count: int, alter: Callable[[
     aims = subject.aims(batch)
     layers, latents = sources_of(aims)
     targets = _by_row(batch)
-    rows = _rows_per_pass(subject, None)
+    rows = rows_per_pass(subject.model, None)
     for group in _groups(count, len(batch.inputs), rows):
         copies = _copies(batch, group, alter)
         parts = []
@@ -70,7 +70,7 @@ def altered_gradients(
     aims = subject.aims(batch)
     layers, latents = sources_of(aims)
     targets = _by_row(batch)
-    rows = _rows_per_pass(subject, layer or "")
+    rows = rows_per_pass(subject.model, layer or "")
     for group in _groups(count, len(batch.inputs), rows):
         copies = _copies(batch, group, alter)
         scores, activations, gradients = [], [], []
@@ -105,7 +105,7 @@ def altered_layer_scores(
     aims = subject.aims(batch)
     layers, latents = sources_of(aims)
     targets = _by_row(batch)
-    rows = _rows_per_pass(subject, None)
+    rows = rows_per_pass(subject.model, None)
     for row, input in enumerate(torch.split(batch.inputs, 1)):
         shared = subject.model.shares_head(layer, input)
         mine = [aims[m] for m in targets[row]]
@@ -153,8 +153,9 @@ def values_of(aimed: Sequence[tuple[Aim, int]], sources: Mapping[str, Tensor]) -
     return torch.tensor(values, dtype=output.dtype, device=output.device)
 
 
-def _rows_per_pass(subject: Subject, gradients_at: str | None) -> int:
-    return min(subject.model.max_rows(gradients_at), ROWS_PER_PASS.get(subject.device.type, ROWS_PER_PASS["cpu"]))
+def rows_per_pass(model: Model, gradients_at: str | None) -> int:
+    """Return how many rows go through the model at once; see `Model.max_rows` for `gradients_at`."""
+    return min(model.max_rows(gradients_at), ROWS_PER_PASS.get(model.device.type, ROWS_PER_PASS["cpu"]))
 
 
 def _groups(count: int, inputs: int, rows: int) -> Iterator[range]:

@@ -80,6 +80,10 @@ def _pre_hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     return hook
 
 
+class BrokenOff(Exception):
+    """Ends a pass from which everything that was wanted is captured."""
+
+
 class Run:
     """What one pass is to capture, and what it captured.
 
@@ -92,7 +96,8 @@ class Run:
     narrow is given away as float32; the pass itself goes on with what it had, and is the same wherever it is split.
 
     With `swap`, what goes on behind a layer is what a function makes of its output, which may have more rows.
-    With `tracked`, the names of the running layers are kept in `running`.
+    With `tracked`, the names of the running layers are kept in `running`. With `breaks_off`, the pass ends, by raising
+    `BrokenOff`, as soon as all of `watch` is captured.
     """
 
     def __init__(
@@ -105,6 +110,7 @@ class Run:
         widens: bool = False,
         swap: tuple[str, Callable[[Tensor], Tensor]] | None = None,
         tracked: bool = False,
+        breaks_off: bool = False,
     ) -> None:
         self.split = split
         self.watch = frozenset(watch)
@@ -115,6 +121,7 @@ class Run:
         self.wanted: frozenset[str] | None = self.watch | {name for name in ends if name is not None}
         self._swap = swap
         self._swapped = False
+        self._breaks_off = breaks_off
         self._narrow_until = narrow_until
         self._widens = widens
         self._passes = passes
@@ -145,6 +152,8 @@ class Run:
         if name in self.watch:
             self.watched[name] = output.to(self._wide(output))
             self._versions.append((name, self.watched[name], self.watched[name]._version))
+            if self._breaks_off and len(self.watched) == len(self.watch):
+                raise BrokenOff
             return output.clone()
         return output
 

@@ -7,19 +7,28 @@ chunks whether the work is still wanted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from whylight.errors import InvalidInput
 from whylight.subject.aim import LATENT, OUTPUT, Aim, aim_at, sources_of
-from whylight.subject.altered import Altered, altered_gradients, altered_layer_scores, altered_scores, values_of
+from whylight.subject.altered import (
+    Altered,
+    altered_gradients,
+    altered_layer_scores,
+    altered_scores,
+    rows_per_pass,
+    values_of,
+)
 from whylight.subject.backward_rule import BackwardRule
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
 from whylight.subject.memory import Memory
 from whylight.subject.pull_back import pull_back
-from whylight.target import Rank, ResolvedTarget
+from whylight.target import Rank, ResolvedTarget, Target
 
 if TYPE_CHECKING:
     from whylight.method import Batch
@@ -27,6 +36,14 @@ if TYPE_CHECKING:
 
 INPUT = None
 """In place of a layer: gradients are taken at the input."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one pass gave, with its graph: the output if it was asked for, and outputs of layers."""
+
+    output: Tensor | None
+    layers: dict[str, Tensor]
 
 
 class Subject:
@@ -147,6 +164,46 @@ class Subject:
         their order. The network runs once for each input up to the layer, where its structure allows.
         """
         return altered_layer_scores(self, batch, self.resolve_layer(layer), count, alter)
+
+    def aim(self, target: Target) -> Aim:
+        """Return a target of no input made definite, so that its value can be differentiated.
+
+        Raises:
+            InvalidInput, NotFound, Unsupported: the model cannot answer for it; a rank needs an input.
+        """
+        if isinstance(target, Rank):
+            raise InvalidInput(
+                "a rank is of an input's predictions, and there is no input; name a class",
+                reason="TARGET_INVALID",
+                field="target",
+            )
+        return aim_at(self.model, target)
+
+    def observe(self, inputs: Tensor, layers: Iterable[str] = (), *, output: bool = True) -> Observed:
+        """Return the output and the outputs of `layers` (own names) for any inputs `[R, C, H, W]`, with their graph.
+
+        In one pass, which the caller keeps to `rows_with_gradients`; without `output` it ends at the last of `layers`.
+
+        Raises:
+            Unsupported: a layer does not run, or gives no single tensor.
+        """
+        watch = tuple(layers)
+        if output:
+            ran = self.model.run(inputs, watch=watch)
+            return Observed(ran.output, ran.watched)
+        return Observed(None, self.model.capture(inputs, watch) if watch else {})
+
+    def rows_with_gradients(self) -> int:
+        """Return how many inputs may run at once with gradients at the input."""
+        return rows_per_pass(self.model, "")
+
+    def inputs_of(self, images: Tensor) -> Tensor:
+        """Return the model's inputs for images `[R, C, H, W]` of 0 (black) to 1 (white), RGB; differentiable."""
+        return self.model.transform.from_unit(images)
+
+    def images_of(self, inputs: Tensor) -> Tensor:
+        """Return the images of 0 (black) to 1 (white), RGB, that inputs `[R, C, H, W]` are; differentiable."""
+        return self.model.transform.to_unit(inputs)
 
     def resolve_layer(self, name: str) -> str:
         """Return the layer that `name` means; "last-spatial" is the model's last layer with maps.

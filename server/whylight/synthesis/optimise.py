@@ -1,0 +1,143 @@
+"""The loop that makes images: look, judge, step; knows no method, and neither progress bars nor pictures' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from whylight.subject.cancel import CancelToken
+from whylight.subject.subject import Subject
+from whylight.synthesis.operators import Operator
+from whylight.synthesis.parametrisation import Parametrisation
+from whylight.synthesis.robustness import Robustness
+from whylight.synthesis.term import Sight, Term
+
+Optimiser = Literal["adam", "sgd", "normalised"]
+"""Adam; plain gradient descent; steps of the gradient divided by each image's own root mean square (DeepDream)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step was: its number from 1, the terms' values `[B]` before it, the images behind it.
+
+    `stopped` `[B]` says which images are finished and do not change any more.
+    """
+
+    number: int
+    total: int
+    losses: Mapping[str, Tensor]
+    images: Tensor
+    stopped: Tensor
+
+
+def optimise(
+    subject: Subject,
+    held: Parametrisation,
+    terms: Sequence[Term],
+    *,
+    steps: int,
+    learning_rate: float,
+    optimiser: Optimiser = "adam",
+    robustness: Robustness | None = None,
+    operators: Sequence[Operator] = (),
+    generators: Sequence[torch.Generator] = (),
+    stop: Callable[[Sight], Tensor] | None = None,
+    cancel: CancelToken | None = None,
+) -> Iterator[Step]:
+    """Make `steps` steps down the weighted sum of `terms`, and yield each.
+
+    Images are `[B, C, H, W]`, 0 black and 1 white; the model sees them through `robustness`, drawn from `generators`
+    (one for each image), normalised as its transform says. No image has an influence on another one. `stop` looks at
+    what the model saw and says for each image whether it is finished; it then stays as it was seen.
+
+    Raises:
+        Cancelled: the work is not wanted any more; asked at every step.
+        Unsupported: a term's layer does not run; or there is nothing in an image that a term depends on.
+    """
+    step_by = _optimiser(optimiser, held, learning_rate)
+    stopped = torch.zeros(len(held.parameter), dtype=torch.bool, device=held.parameter.device)
+    for number in range(steps):
+        if cancel is not None:
+            cancel.check()
+        images = held.images()
+        due = [(term, term.factor(number, steps)) for term in terms]
+        losses, gradients, finished = _judge(subject, images, due, robustness, generators, stop)
+        stopped = stopped | finished
+        before = held.parameter.detach().clone()
+        (held.parameter.grad,) = torch.autograd.grad(images, held.parameter, gradients)
+        step_by()
+        changed = [operator for operator in operators if operator.is_due(number)]
+        if changed:
+            shown = held.images().detach()
+            for operator in changed:
+                shown = operator.apply(shown, gradients)
+            held.replace(shown)
+        with torch.no_grad():
+            held.parameter[stopped] = before[stopped]
+            shown = held.images().detach().clone()
+        yield Step(number + 1, steps, losses, shown, stopped.clone())
+        if bool(stopped.all()):
+            return
+
+
+def _judge(
+    subject: Subject,
+    images: Tensor,
+    terms: Sequence[tuple[Term, float]],
+    robustness: Robustness | None,
+    generators: Sequence[torch.Generator],
+    stop: Callable[[Sight], Tensor] | None,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Return each term's loss `[B]`, the gradient of their weighted sum at the images, and which are finished."""
+    of_model = [term for term, factor in terms if not term.of_images and (factor or stop)]
+    layers = tuple(dict.fromkeys(layer for term in of_model for layer in term.reads_layers))
+    output = stop is not None or any(term.reads_output for term in of_model)
+    losses: dict[str, Tensor] = {}
+    gradients, finished = [], []
+    size = subject.rows_with_gradients()
+    for start in range(0, len(images), size):
+        rows = range(start, min(start + size, len(images)))
+        with torch.enable_grad():
+            leaf = images[rows.start : rows.stop].detach().requires_grad_(True)
+            seen = leaf if robustness is None else robustness.view(leaf, generators[rows.start : rows.stop])
+            inputs = subject.inputs_of(seen)
+            found = subject.observe(inputs, layers, output=output)
+            sight = Sight(rows, seen, inputs, found.output, found.layers)
+            still = Sight(rows, leaf, inputs)
+            total = leaf.new_zeros(len(rows))
+            for term, factor in terms:
+                if factor:
+                    loss = term.loss(still if term.of_images else sight)
+                    values = losses.setdefault(
+                        term.name, torch.zeros(len(images), dtype=loss.dtype, device=loss.device)
+                    )
+                    values[rows.start : rows.stop] += loss.detach()
+                    total = total + factor * loss.to(total.dtype)
+            gradients.append(torch.autograd.grad(total.sum(), leaf)[0])
+        if stop is None:
+            finished.append(torch.zeros(len(rows), dtype=torch.bool, device=images.device))
+        else:
+            with torch.no_grad():
+                finished.append(stop(sight))
+    return losses, torch.cat(gradients), torch.cat(finished)
+
+
+def _optimiser(kind: Optimiser, held: Parametrisation, learning_rate: float) -> Callable[[], object]:
+    if kind == "adam":
+        return torch.optim.Adam([held.parameter], lr=learning_rate).step
+    descent = torch.optim.SGD([held.parameter], lr=learning_rate)
+    if kind == "sgd":
+        return descent.step
+
+    def normalised() -> object:
+        gradient = held.parameter.grad
+        assert gradient is not None
+        for image in gradient:
+            image.div_(image.square().mean().sqrt().clamp_min(1e-12))
+        return descent.step()
+
+    return normalised
