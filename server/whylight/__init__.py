@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from whylight.options import LAST_SPATIAL, Layer, Options
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.profile import PROFILES, Profile
-    from whylight.subject import Altered, BackwardRule, FunctionCall, Subject
+    from whylight.subject import Altered, BackwardRule, DeconvnetRelu, FunctionCall, GuidedRelu, Subject
     from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
 
 __version__ = "0.1.0"
@@ -39,7 +39,7 @@ _HOMES = {
     "options": ("LAST_SPATIAL", "Layer", "Options"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "profile": ("PROFILES", "Profile"),
-    "subject": ("Altered", "BackwardRule", "FunctionCall", "Subject"),
+    "subject": ("Altered", "BackwardRule", "DeconvnetRelu", "FunctionCall", "GuidedRelu", "Subject"),
     "target": ("ClassIndex", "ClassLabel", "Latent", "Neuron", "Objective", "OutputIndex", "Rank", "Region", "Target"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -60,9 +60,11 @@ __all__ = [
     "ClassIndex",
     "ClassLabel",
     "Client",
+    "DeconvnetRelu",
     "Explained",
     "Explanation",
     "FunctionCall",
+    "GuidedRelu",
     "InvalidInput",
     "Latent",
     "Layer",

@@ -13,18 +13,30 @@ if TYPE_CHECKING:
     from whylight.subject.backward_rule import BackwardRule, FunctionCall
     from whylight.subject.cancel import CancelToken
     from whylight.subject.gap_head import GapHead
+    from whylight.subject.relu_rules import DeconvnetRelu, GuidedRelu
     from whylight.subject.subject import Subject
 
 _HOMES = {
     "Altered": "altered",
     "BackwardRule": "backward_rule",
     "CancelToken": "cancel",
+    "DeconvnetRelu": "relu_rules",
     "FunctionCall": "backward_rule",
     "GapHead": "gap_head",
+    "GuidedRelu": "relu_rules",
     "Subject": "subject",
 }
 
-__all__ = ["Altered", "BackwardRule", "CancelToken", "FunctionCall", "GapHead", "Subject"]
+__all__ = [
+    "Altered",
+    "BackwardRule",
+    "CancelToken",
+    "DeconvnetRelu",
+    "FunctionCall",
+    "GapHead",
+    "GuidedRelu",
+    "Subject",
+]
 
 
 def __getattr__(name: str) -> Any:

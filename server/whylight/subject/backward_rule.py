@@ -19,6 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 _RELU_IN_PLACE = frozenset({torch.relu_, torch.Tensor.relu_, F.relu_})
 _RELU = frozenset({F.relu, torch.relu, torch.Tensor.relu, *_RELU_IN_PLACE})
+_RELU6_IN_PLACE = frozenset({torch._C._nn.relu6_})
+_HARDTANH_IN_PLACE = frozenset({F.hardtanh_})
+_RELU6 = frozenset({F.relu6, torch._C._nn.relu6, *_RELU6_IN_PLACE})
+_HARDTANH = frozenset({F.hardtanh, torch._C._nn.hardtanh, *_HARDTANH_IN_PLACE})
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,22 @@ class FunctionCall:
         return self.function in _RELU
 
     @property
+    def ceiling(self) -> float | None:
+        """Where a clipped ReLU stops rising: 6 for ReLU6, `max_val` for a hardtanh from 0 on; None if it is neither."""
+        if self.function in _RELU6:
+            return 6.0
+        if self.function in _HARDTANH and self.argument(1, "min_val", -1.0) == 0:
+            return float(self.argument(2, "max_val", 1.0))
+        return None
+
+    @property
     def in_place(self) -> bool:
-        """Whether a ReLU writes its result over its argument."""
-        if self.function in _RELU_IN_PLACE:
+        """Whether a ReLU, clipped or not, writes its result over its argument."""
+        if self.function in _RELU_IN_PLACE | _RELU6_IN_PLACE | _HARDTANH_IN_PLACE:
             return True
-        return self.function is F.relu and bool(self.kwargs.get("inplace", len(self.args) > 1 and self.args[1]))
+        if self.function is F.hardtanh:
+            return bool(self.argument(3, "inplace", False))
+        return self.function in (F.relu, F.relu6) and bool(self.argument(1, "inplace", False))
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Return an argument, given by position or by name."""
@@ -104,12 +119,12 @@ def under(rule: BackwardRule, layers: Sequence[str]) -> TorchFunctionMode:
 
 
 class FindRelu(BackwardRule):
-    """Leaves everything as it is, and finds out whether ReLU runs."""
+    """Leaves everything as it is, and finds out whether ReLU runs, or ReLU6."""
 
     def __init__(self) -> None:
         self.found = False
 
     def call(self, call: FunctionCall) -> Any:
         """Look at the call and leave it."""
-        self.found = self.found or call.is_relu
+        self.found = self.found or call.is_relu or call.ceiling is not None
         return call.proceed()
