@@ -74,7 +74,7 @@ def whylight(batch: int) -> Callable[[], object]:
     decoded = [explainer.decode(plan, x.numpy()) for x in inputs(batch)]
     targets = [(ClassIndex(CLASS),)] * batch
     tokens = [CancelToken() for _ in decoded]
-    return lambda: explainer.explain(plan, decoded, targets, [0] * batch, tokens)
+    return lambda: explainer.explain(plan, decoded, targets, [[0]] * batch, tokens)
 
 
 def pytorch_grad_cam(batch: int) -> Callable[[], object]:

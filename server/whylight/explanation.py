@@ -27,7 +27,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work was done. Times in seconds; `compute_time` is shared by all inputs of the batch."""
+    """How the work was done. Times in seconds; `compute_time` is shared by all inputs of the batch.
+
+    `shared` names what was not computed again because an earlier method of the call had it.
+    """
 
     batch_size: int = 1
     queue_time: float = 0.0
@@ -35,6 +38,7 @@ class Execution:
     decode_time: float = 0.0
     render_time: float = 0.0
     device: str = "cpu"
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ from whylight.target import Target, as_target
 
 ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Tensor
 """A path, an image file's bytes, a PIL picture, uint8 `[H, W, 3]`, or a normalised float input `[C, H, W]`."""
+MethodLike: TypeAlias = str | type[Method] | Method
+"""The name of a method, or a method class of your own, or one made of it."""
 TargetLike: TypeAlias = Target | int | str | None
 
 _CHUNK = 32
@@ -46,7 +48,7 @@ _LIMITS = Limits(message_bytes=sys.maxsize)  # nothing travels, so an answer may
 def explain(
     model: nn.Module | Model | str,
     images: ImageLike | Sequence[ImageLike],
-    method: str | type[Method] | Method = "grad-cam",
+    method: MethodLike | Sequence[MethodLike] = "grad-cam",
     target: TargetLike | Sequence[TargetLike | Sequence[TargetLike]] = None,
     *,
     options: Mapping[str, Any] | Options | None = None,
@@ -60,11 +62,12 @@ def explain(
     `model` is any module, a `whylight.Model`, or the name of one, such as ``"torchvision:resnet18"``; modules and names
     are prepared once. A bare module is taken to want RGB in 0..1 at 224 x 224, or, if it does not run on that, at the
     size of the first float array; `whylight.models.wrap_module` tells it better. `images` is one image or a list of
-    them (or an array with one dimension more); one gives an `Explained`, many give a list. `method` is a name, or a
-    method class of your own. `target` is an index, a label, a `Target` or None for the top prediction; for one image a
-    list of them means several explanations, for many images it has one entry (or list) for each; arrays and tensors of
-    indices are lists. `outputs` are a native map and an overlay unless given. Without a `seed`, one is drawn for the
-    call.
+    them (or an array with one dimension more); one gives an `Explained`, many give a list. `method` is a name, a method
+    class of your own, or a list of them: each gives its explanations, in this order, with the same `options` and
+    `seed`, and what they need in common is computed once. `target` is an index, a label, a `Target` or None for the top
+    prediction; for one image a list of them means several explanations, for many images it has one entry (or list) for
+    each; arrays and tensors of indices are lists. `outputs` are a native map and an overlay unless given. Without a
+    `seed`, one is drawn for the call.
 
     Raises:
         WhylightError: the first thing that went wrong; `violations` name the image. See `whylight.errors`.
@@ -72,11 +75,15 @@ def explain(
     """
     listed, many = _listed(images)
     opened = _opened(model, device, listed)
-    name, methods = _methods(method)
+    names, methods = _methods(method)
+    several = isinstance(method, list | tuple)
     explainer = Explainer({opened.name: opened}, methods, limits=_LIMITS)
     asked = options.model_dump(exclude_unset=True) if isinstance(options, Options) else dict(options or {})
     wanted = (MapOutput(), PictureOutput()) if outputs is None else _outputs(outputs)
-    plan = explainer.plan(opened.name, name, asked, wanted, top_predictions)
+    try:
+        plan = explainer.plan_methods(opened.name, [(name, asked) for name in names], wanted, top_predictions)
+    except WhylightError as error:
+        raise _of_method(error, several) from None
     targets = _targets(target, len(listed), many)
     drawn = secrets.randbits(63) if seed is None else _seed(seed)
     results: list[Explained] = []
@@ -89,10 +96,10 @@ def explain(
             except WhylightError as error:
                 raise _named(error, place, many) from None
         tokens = [CancelToken() for _ in chunk]
-        made = explainer.explain(plan, inputs, [targets[n] for n in chunk], [drawn] * len(chunk), tokens)
+        made = explainer.explain(plan, inputs, [targets[n] for n in chunk], [[drawn] * len(names)] * len(chunk), tokens)
         for place, result in zip(chunk, made, strict=True):
             if isinstance(result, WhylightError):
-                raise _named(result, place, many)
+                raise _of_method(_named(result, place, many), several)
             results.append(result)
     return results if many else results[0]
 
@@ -169,10 +176,21 @@ def _plugins() -> Plugins:
     return plugins
 
 
-def _methods(method: str | type[Method] | Method) -> tuple[str, Mapping[str, OfferedMethod]]:
-    """Return the name of the method, and the methods that there are."""
-    if isinstance(method, str):
-        return method, _plugins().methods
+def _methods(method: MethodLike | Sequence[MethodLike]) -> tuple[list[str], Mapping[str, OfferedMethod]]:
+    """Return the names of the methods, and the methods that there are."""
+    listed: Sequence[Any] = method if isinstance(method, list | tuple) else [method]
+    own = [_own_method(one) for one in listed if not isinstance(one, str)]
+    methods = dict(_plugins().methods) if len(own) < len(listed) else {}
+    for offered in own:
+        known = methods.get(offered.method.name)
+        if known is not None and type(known.method) is not type(offered.method):
+            raise InvalidInput(f"two methods have the name {offered.method.name!r}", field="method")
+        methods[offered.method.name] = offered
+    names = iter(own)
+    return [one if isinstance(one, str) else next(names).method.name for one in listed], methods
+
+
+def _own_method(method: Any) -> OfferedMethod:
     made = method() if isinstance(method, type) and issubclass(method, Attribution) else method
     if not isinstance(made, Attribution):
         raise TypeError(f"method is a name or a whylight.Attribution, not {method!r}")
@@ -180,7 +198,7 @@ def _methods(method: str | type[Method] | Method) -> tuple[str, Mapping[str, Off
         raise TypeError(f"{type(made).__qualname__} has no name; set the class variable 'name'")
     if not (isinstance(made.Options, type) and issubclass(made.Options, Options)):
         raise TypeError(f"{type(made).__qualname__}.Options is not a subclass of whylight.Options")
-    return made.name, {made.name: OfferedMethod(made, plugin="", distribution="")}
+    return OfferedMethod(made, plugin="", distribution="")
 
 
 def _listed(images: ImageLike | Sequence[ImageLike]) -> tuple[Sequence[Any], bool]:
@@ -268,6 +286,22 @@ def _named(error: WhylightError, place: int, many: bool) -> WhylightError:
     error.violations = tuple(
         Violation(name + violation.field.removeprefix("input"), violation.description)
         if violation.field.startswith("input")
+        else violation
+        for violation in error.violations
+    )
+    return error
+
+
+def _of_method(error: WhylightError, several: bool) -> WhylightError:
+    """Say which method an error is about, in the words of `explain`'s arguments."""
+    error.violations = tuple(
+        Violation(
+            violation.field.replace("methods[", "method[", 1)
+            if several
+            else violation.field.replace("methods[0]", "method", 1),
+            violation.description,
+        )
+        if violation.field.startswith("methods[")
         else violation
         for violation in error.violations
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from whylight.engine import Bounds, Engine, Work
@@ -62,7 +62,7 @@ class FakePool:
     size: int = 1
     hold_plans: bool = False
     cost: float = 1.0
-    stochastic: bool = False
+    stochastic: Sequence[bool] = ()
     listener: PoolListener | None = None
     batches: list[tuple[int, worker_pb2.Batch]] = field(default_factory=list)
     cancelled: list[tuple[int, int]] = field(default_factory=list)
@@ -101,8 +101,9 @@ class FakePool:
 
     def answer_plan(self, error: WhylightError | None = None) -> None:
         worker, question = self.plans.pop(0)
-        if question.spec.method.name == "wrong":
-            error = InvalidInput("no such method", field="method.name")
+        for index, method in enumerate(question.spec.methods):
+            if method.name == "wrong":
+                error = InvalidInput("no such method", field=f"methods[{index}].name")
         reply = worker_pb2.PlanReply(
             request_id=question.request_id, cost=self.cost, cost_per_target=0.5, stochastic=self.stochastic
         )
@@ -115,7 +116,8 @@ class FakePool:
         explained = v1.Explained()
         label = label or item.input.image.decode()
         execution = v1.Execution(batch_size=1, queue_time=seconds_to_duration(waited))
-        explained.explanations.add(target_label=label, seed=item.seed, execution=execution)
+        for seed in item.seeds or [0]:
+            explained.explanations.add(target_label=label, seed=seed, execution=execution)
         result = worker_pb2.ItemResult(item_id=item.item_id, result=v1.InputResult(explained=explained))
         self.listener.worker_said(worker, worker_pb2.WorkerFrame(result=result))
 
@@ -145,16 +147,16 @@ class Stage:
         *names: str,
         method: str = "grad-cam",
         timeout: float | None = None,
-        seed: int | None = None,
+        seeds: Sequence[int | None] = (),
         targets: int = 0,
     ) -> asyncio.Task[list[v1.InputResult]]:
-        """Explain inputs that are called `names`."""
+        """Explain inputs that are called `names`, by one method or several with spaces between them."""
         inputs = [
             v1.Input(image=name.encode(), targets=[v1.Target(class_index=index) for index in range(targets)])
             for name in names
         ]
         deadline = None if timeout is None else self.clock.now() + timeout
-        return asyncio.ensure_future(self.engine.explain(Work(spec_of(method), inputs, seed, deadline)))
+        return asyncio.ensure_future(self.engine.explain(Work(spec_of(*method.split()), inputs, seeds, deadline)))
 
     @property
     def sent(self) -> list[list[str]]:
@@ -162,11 +164,12 @@ class Stage:
         return [[item.input.image.decode() for item in batch.items] for _, batch in self.pool.batches]
 
 
-def spec_of(method: str, model: str = "m", **options: float) -> worker_pb2.PlanSpec:
-    call = v1.MethodCall(name=method)
+def spec_of(*methods: str, model: str = "m", **options: float) -> worker_pb2.PlanSpec:
+    calls = [v1.MethodCall(name=method) for method in methods]
     for name, value in options.items():
-        call.options[name] = value
-    return worker_pb2.PlanSpec(model=model, method=call, outputs=[v1.OutputSpec(name="map", map=v1.MapOutput())])
+        for call in calls:
+            call.options[name] = value
+    return worker_pb2.PlanSpec(model=model, methods=calls, outputs=[v1.OutputSpec(name="map", map=v1.MapOutput())])
 
 
 async def stage(

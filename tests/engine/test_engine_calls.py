@@ -146,9 +146,9 @@ async def test_the_reason_why_a_batch_closed_is_reported() -> None:
     s.pool.finish(busy=0.25)
     s.pool.finish()
     await call
-    assert [(r.model, r.method, r.cost, r.reason.value, len(r.queue_times)) for r in reports] == [
-        ("m", "layer-cam", 2.0, "full", 2),
-        ("m", "layer-cam", 1.0, "worker_free", 1),
+    assert [(r.model, r.methods, r.cost, r.reason.value, len(r.queue_times)) for r in reports] == [
+        ("m", ("layer-cam",), 2.0, "full", 2),
+        ("m", ("layer-cam",), 1.0, "worker_free", 1),
     ]
     assert reports[0].busy_time == 0.25
 
@@ -168,18 +168,64 @@ async def test_a_listener_that_fails_harms_neither_work_nor_other_listeners() ->
 
 
 async def test_stochastic_work_without_a_seed_gets_one_for_each_input_and_other_work_none() -> None:
-    s = await stage(pool=FakePool(stochastic=True))
-    drawn, given = s.call("a", "b"), s.call("c", "d", seed=7)
+    s = await stage(pool=FakePool(stochastic=[True]))
+    drawn, given = s.call("a", "b"), s.call("c", "d", seeds=[7])
     await settle()
     while s.pool.batches:
         s.pool.finish()
     assert [result.explained.explanations[0].seed for result in await drawn] == [100, 101]
     assert [result.explained.explanations[0].seed for result in await given] == [7, 7]
     plain = await stage()
-    call = plain.call("a", seed=7)
+    call = plain.call("a", seeds=[7])
     await settle()
-    assert plain.pool.finish().items[0].seed == 0
+    assert not plain.pool.finish().items[0].seeds
     await call
+
+
+async def test_every_method_of_a_call_has_seeds_of_its_own() -> None:
+    s = await stage(pool=FakePool(stochastic=[True, False, True]))
+    call = s.call("a", "b", method="rise saliency rise", seeds=[None, 5, 7])
+    await settle()
+    while s.pool.batches:
+        s.pool.finish()
+    seeds = [[why.seed for why in result.explained.explanations] for result in await call]
+    assert seeds == [[100, 0, 7], [101, 0, 7]]
+
+
+async def test_equal_lists_of_methods_share_a_batch_and_no_others() -> None:
+    s = await stage()
+    blockers = [s.call("x"), s.call("y")]
+    await settle()
+    calls = [s.call(name, method=method) for name, method in (("a", "p q"), ("b", "p"), ("c", "p q"), ("d", "q p"))]
+    await settle()
+    s.pool.finish()
+    s.pool.finish()
+    batches = []
+    while s.pool.batches:
+        batches.append(s.sent[0])
+        s.pool.finish()
+    assert batches == [["a", "c"], ["b"], ["d"]]
+    for call in (*blockers, *calls):
+        await call
+
+
+async def test_many_methods_on_a_large_input_carry_it_once() -> None:
+    """Sixteen of 0.6 of the queues' bytes each would never fit, and be told to come again for ever."""
+    s = await stage(Bounds(max_batch_bytes=100, max_queued_bytes=100))
+    call = s.call("a" * 60, method=" ".join(f"m{index}" for index in range(16)))
+    await settle()
+    (_, batch), *others = s.pool.batches
+    assert (len(batch.spec.methods), len(batch.items), others) == (16, 1, [])
+    s.pool.finish()
+    await call
+
+
+async def test_methods_that_cost_too_much_together_are_refused_for_good() -> None:
+    """The plan's cost is that of all methods: what could never fit must not be told to come again."""
+    s = await stage(Bounds(max_batch_cost=8.0, max_queued_cost=10.0), pool=FakePool(cost=16.0))
+    with pytest.raises(InvalidInput) as caught:
+        await s.call("a", method="p q")
+    assert caught.value.reason == "REQUEST_TOO_COSTLY"
 
 
 async def test_the_seed_tells_no_two_plans_apart() -> None:
@@ -187,7 +233,7 @@ async def test_the_seed_tells_no_two_plans_apart() -> None:
     blockers = [s.call("x"), s.call("y")]
     await settle()
     specs = [spec_of("grad-cam") for _ in range(2)]
-    specs[0].method.seed = 1
+    specs[0].methods[0].seed = 1
     calls = [asyncio.ensure_future(s.engine.explain(Work(spec, [v1.Input(image=b"a")]))) for spec in specs]
     await settle()
     s.pool.finish()

@@ -16,13 +16,13 @@ async def test_a_wrong_plan_fails_the_call_with_the_workers_reason_and_sends_no_
     s = await stage()
     with pytest.raises(InvalidInput) as caught:
         await s.call("a", method="wrong")
-    assert [violation.field for violation in caught.value.violations] == ["method.name"]
+    assert [violation.field for violation in caught.value.violations] == ["methods[0].name"]
     assert s.sent == []
     assert s.engine.in_flight == s.engine.queued == 0
 
 
 async def test_two_callers_with_the_same_wrong_plan_get_errors_of_their_own() -> None:
-    """Callers put field paths below prefixes of their own: a shared exception would get both."""
+    """Callers may change field paths: a shared exception would be changed twice."""
     s = await stage(pool=FakePool(hold_plans=True))
     calls = [s.call("a", method="wrong"), s.call("b", method="wrong")]
     await settle()
@@ -30,7 +30,7 @@ async def test_two_callers_with_the_same_wrong_plan_get_errors_of_their_own() ->
     for call in calls:
         with pytest.raises(InvalidInput) as caught:
             await call
-        assert caught.value.within("methods[0]").violations[0].field == "methods[0].method.name"
+        assert caught.value.within("call").violations[0].field == "call.methods[0].name"
 
 
 async def test_a_plan_is_asked_for_once_and_again_only_after_a_refusal_or_a_new_worker() -> None:
@@ -95,7 +95,7 @@ async def test_old_plans_make_room_for_new_ones() -> None:
 
     for name in ("a", "b", "a", "c", "a", "b"):
         await plan(name)
-    assert [question.spec.method.name for question in sent] == ["a", "b", "c", "b"]
+    assert [question.spec.methods[0].name for question in sent] == ["a", "b", "c", "b"]
     assert len(planner) == 2
 
 

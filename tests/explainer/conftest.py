@@ -76,7 +76,8 @@ def explain_all():
     def run(explainer, plan, inputs, targets=None, seeds=None, cancels=None):
         decoded = [explainer.decode(plan, data) for data in inputs]
         targets = [()] * len(inputs) if targets is None else targets
-        seeds = list(range(len(inputs))) if seeds is None else seeds
+        seeds = range(len(inputs)) if seeds is None else seeds
+        seeds = [seed if isinstance(seed, tuple) else (seed,) * len(plan.methods) for seed in seeds]
         cancels = [CancelToken() for _ in inputs] if cancels is None else cancels
         return explainer.explain(plan, decoded, targets, seeds, cancels)
 

@@ -214,7 +214,7 @@ def test_an_error_that_a_method_means_passes_as_it_is(explainer_of, explain_all)
     explainer = explainer_of(Choosy())
     results = explain_all(explainer, explainer.plan("looking", "sum", {}), [PIXELS[0], np.zeros_like(PIXELS[0])])
     assert isinstance(results[0], Explained)
-    assert told(results[1]) == (Unsupported, "TOO_DARK", "method.options.layer")
+    assert told(results[1]) == (Unsupported, "TOO_DARK", "methods[0].options.layer")
 
 
 def test_checks_and_half_precision_maps_come_through(explainer_of, explain_all):

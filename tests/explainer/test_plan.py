@@ -48,14 +48,14 @@ def refused(explainer, kind: type[WhylightError], *args, **keywords) -> tuple[st
 
 def test_a_plan_knows_its_cost_and_whether_it_needs_seeds(explainer_of, explainer):
     plan = explainer_of(Costly()).plan("looking", "costly", {"steps": 20})
-    assert (plan.cost, plan.cost_per_target, plan.stochastic) == (20, 10, True)
-    assert not explainer.plan("looking", "grad-cam", {}).stochastic
+    assert (plan.cost, plan.cost_per_target, plan.methods[0].stochastic) == (20, 10, True)
+    assert not explainer.plan("looking", "grad-cam", {}).methods[0].stochastic
 
 
 def test_a_plan_names_the_layer_that_is_meant(explainer, model):
     plan = explainer.plan("looking", "grad-cam", {})
-    assert plan.options.layer == model.last_spatial
-    assert plan.options.profile == "paper"
+    assert plan.methods[0].options.layer == model.last_spatial
+    assert plan.methods[0].options.profile == "paper"
 
 
 def test_no_outputs_mean_one_native_map(explainer):
@@ -63,18 +63,18 @@ def test_no_outputs_mean_one_native_map(explainer):
 
 
 def test_scale_and_colours_follow_profile_and_presentation(explainer, explainer_of):
-    paper = explainer.plan("looking", "grad-cam", {}).scale
-    captum = explainer.plan("looking", "grad-cam", {"profile": "captum"}).scale
-    peer = explainer.plan("looking", "grad-cam", {"profile": "pytorch-grad-cam"}).scale
+    paper = explainer.plan("looking", "grad-cam", {}).methods[0].scale
+    captum = explainer.plan("looking", "grad-cam", {"profile": "captum"}).methods[0].scale
+    peer = explainer.plan("looking", "grad-cam", {"profile": "pytorch-grad-cam"}).methods[0].scale
     assert (paper.rectify, paper.normalise, paper.interpolation) == (True, "after", "bilinear")
     assert (captum.rectify, captum.interpolation) == (False, "nearest")
     assert (peer.rectify, peer.normalise, peer.eps) == (True, "both", 1e-7)
-    signed = explainer_of(Costly()).plan("looking", "costly", {}, (PictureOutput(), MapOutput()))
+    signed = explainer_of(Costly()).plan("looking", "costly", {}, (PictureOutput(), MapOutput())).methods[0]
     assert signed.scale.signed
     assert not signed.scale.rectify
     assert torch.equal(signed.colours[0], whylight.ops.colour_table("bwr"))
     assert signed.colours[1] is None
-    unsigned = explainer.plan("looking", "grad-cam", {}, (PictureOutput(),))
+    unsigned = explainer.plan("looking", "grad-cam", {}, (PictureOutput(),)).methods[0]
     assert torch.equal(unsigned.colours[0], whylight.ops.colour_table("turbo"))
 
 
@@ -97,9 +97,9 @@ def test_what_is_not_there_is_named_with_what_is_close(explainer):
     with pytest.raises(NotFound, match="there are grad-cam"):
         explainer.plan("looking", "x" * 10_000, {})
     assert refused(explainer, NotFound, "none", "grad-cam", {}) == ("MODEL_NOT_FOUND", "model")
-    assert refused(explainer, NotFound, "looking", "none", {}) == ("METHOD_NOT_FOUND", "method.name")
+    assert refused(explainer, NotFound, "looking", "none", {}) == ("METHOD_NOT_FOUND", "methods[0].name")
     layer = refused(explainer, NotFound, "looking", "grad-cam", {"layer": "poool"})
-    assert layer == ("LAYER_NOT_FOUND", "method.options.layer")
+    assert layer == ("LAYER_NOT_FOUND", "methods[0].options.layer")
 
 
 def test_bad_options_are_named_all_at_once(explainer):
@@ -107,14 +107,14 @@ def test_bad_options_are_named_all_at_once(explainer):
         explainer.plan("looking", "grad-cam", {"lair": 1, "profile": "mine"})
     assert caught.value.reason == "OPTION_INVALID"
     assert {violation.field for violation in caught.value.violations} == {
-        "method.options.lair",
-        "method.options.profile",
+        "methods[0].options.lair",
+        "methods[0].options.profile",
     }
 
 
 def test_a_layer_without_maps_is_refused(explainer):
     refusal = refused(explainer, Unsupported, "looking", "grad-cam", {"layer": "head"})
-    assert refusal == ("METHOD_UNSUPPORTED", "method.options.layer")
+    assert refusal == ("METHOD_UNSUPPORTED", "methods[0].options.layer")
 
 
 def test_what_a_model_lacks_is_named(cam):
@@ -143,3 +143,34 @@ def test_a_method_that_gives_no_sensible_cost_is_at_fault(explainer_of, cost):
     with pytest.raises(MethodFailed) as caught:
         explainer_of(Odd()).plan("looking", "costly", {})
     assert caught.value.metadata == {"method": "costly", "plugin": "test"}
+
+
+def test_a_plan_of_several_methods_costs_what_they_cost_together(explainer_of, cam, model):
+    explainer = Explainer({"looking": model}, {**cam, **explainer_of(Costly()).methods})
+    calls = [("costly", {"steps": 20}), ("grad-cam", {}), ("costly", {"steps": 3})]
+    plan = explainer.plan_methods("looking", calls)
+    alone = [explainer.plan("looking", *call) for call in calls]
+    assert plan.cost == sum(one.cost for one in alone)
+    assert plan.cost_per_target == sum(one.cost_per_target for one in alone)
+    assert [planned.stochastic for planned in plan.methods] == [True, False, True]
+    assert [planned.options for planned in plan.methods] == [one.methods[0].options for one in alone]
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (("none", {}), "methods[1].name"),
+        (("grad-cam", {"lair": 1}), "methods[1].options.lair"),
+        (("grad-cam", {"layer": "nowhere"}), "methods[1].options.layer"),
+    ],
+)
+def test_what_is_wrong_with_one_of_several_methods_names_it(explainer, call, field):
+    with pytest.raises(WhylightError) as caught:
+        explainer.plan_methods("looking", [("grad-cam", {}), call])
+    assert caught.value.violations[0].field == field
+
+
+def test_no_method_at_all_is_refused(explainer):
+    with pytest.raises(InvalidInput) as caught:
+        explainer.plan_methods("looking", [])
+    assert caught.value.violations[0].field == "methods"

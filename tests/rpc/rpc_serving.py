@@ -41,7 +41,7 @@ def catalog() -> worker_pb2.Ready:
 
 
 class FakeEngine:
-    """Answers every input with the name of its method and the class of its target, when `hold` is open."""
+    """Answers every input with the names of its methods and the classes of its targets, when `hold` is open."""
 
     def __init__(self) -> None:
         self.state = State.READY
@@ -76,7 +76,9 @@ class FakeEngine:
             v1.InputResult(
                 explained=v1.Explained(
                     explanations=[
-                        v1.Explanation(method=work.spec.method.name, target=target) for target in item.targets
+                        v1.Explanation(method=method.name, target=target)
+                        for method in work.spec.methods
+                        for target in item.targets
                     ]
                 )
             )

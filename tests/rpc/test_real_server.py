@@ -216,6 +216,42 @@ def test_methods_and_inputs_in_one_call(stub):
         assert (result.explained.original_size.width, result.explained.original_size.height) == (80, 64)
 
 
+def test_methods_of_one_call_share_their_work_and_give_the_bits_of_single_calls(stub):
+    names = ["grad-cam", "grad-cam++", "layer-cam", "saliency"]
+    sent = v1.ExplainRequest(
+        methods=[v1.MethodCall(name=name) for name in names],
+        inputs=[v1.Input(image=encoded(seed=seed)) for seed in range(2)],
+        targets=[v1.Target(class_index=7), v1.Target(rank=0)],
+    )
+    together = stub.Explain(sent, timeout=120).results
+    for index, name in enumerate(names):
+        single = v1.ExplainRequest()
+        single.CopyFrom(sent)
+        del single.methods[:]
+        single.methods.add(name=name)
+        for one, alone in zip(together, stub.Explain(single, timeout=120).results, strict=True):
+            pairs = zip(
+                one.explained.explanations[2 * index : 2 * index + 2], alone.explained.explanations, strict=True
+            )
+            for explanation, other in zip(theirs, alone.explained.explanations, strict=True):
+                explanation.ClearField("execution")
+                other.ClearField("execution")
+                assert explanation == other
+            assert one.explained.predictions == alone.explained.predictions
+    shared = [why.execution.shared for why in stub.Explain(sent, timeout=120).results[0].explained.explanations[::2]]
+    assert [any(what.startswith("gradients at") for what in names) for names in shared] == [False, True, True, False]
+
+
+def test_a_method_that_is_wrong_is_named_by_its_place(stub):
+    sent = request()
+    sent.methods.add(name="layer-cam").options.update({"layer": "no.such"})
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Explain(sent, timeout=60)
+    bad_request = error_details_pb2.BadRequest()
+    assert any(detail.Unpack(bad_request) for detail in rpc_status.from_call(caught.value).details)
+    assert [violation.field for violation in bad_request.field_violations] == ["methods[1].options.layer"]
+
+
 def test_a_stream_gives_the_answers_of_unary_calls(stub):
     requests = [
         v1.StreamExplainRequest(id=str(index), request=request(targets=[v1.Target(class_index=index)]))

@@ -71,7 +71,7 @@ async def test_equal_work_has_equal_specs_however_it_is_put(served: Served):
     await stub(served).Explain(spelled_out)
     first, second = served.engine.works
     assert first.spec == second.spec
-    assert (first.seed, second.seed) == (None, 3)
+    assert (first.seeds, second.seeds) == ((None,), (3,))
 
 
 async def test_a_bad_input_fails_alone_and_in_its_place(served: Served):
@@ -145,8 +145,7 @@ async def test_no_shape_overflows(served: Served, length: int):
         ("input.image", "inputs[1].image"),
         ("input", "inputs[1]"),
         ("input.targets[0].class_label", "targets[0].class_label"),
-        ("method.options.layer", "methods[0].options.layer"),
-        ("options.layer", "methods[0].options.layer"),
+        ("methods[0].options.layer", "methods[0].options.layer"),
         ("outputs[0].picture.colour_map", "outputs[0].picture.colour_map"),
     ],
 )
@@ -164,46 +163,34 @@ async def test_fields_of_an_input_are_named_as_the_caller_knows_them(served: Ser
     assert [violation.field for violation in answer.results[1].error.violations] == [meant]
 
 
-async def test_one_error_for_two_calls_is_located_in_each(served: Served):
-    """Calls that ask for the same plan at once are given one and the same exception."""
-    shared = NotFound("no such layer", reason="LAYER_NOT_FOUND", violations=[Violation("method.options.layer", "no")])
-
+async def test_what_is_wrong_with_a_plan_is_told_in_the_workers_words(served: Served):
     def refuse(work):
-        if work.spec.method.name == "cam":
-            raise shared
-        return FakeEngine.explained(work)
+        raise NotFound(
+            "no such layer", reason="LAYER_NOT_FOUND", violations=[Violation("methods[1].options.layer", "")]
+        )
 
     served.engine.answer = refuse
-    alone = await failure_of(stub(served).Explain(request(methods=("cam",))))
-    second = await failure_of(stub(served).Explain(request(methods=("saliency", "cam"))))
-    assert (alone.fields, second.fields) == (["methods[0].options.layer"], ["methods[1].options.layer"])
-    assert second.code is grpc.StatusCode.NOT_FOUND
-
-
-async def test_a_plan_that_fails_takes_back_the_work_of_the_others(served: Served):
-    served.engine.hold.clear()
-    explained = served.engine.explain
-
-    async def explain(work):
-        if work.spec.method.name == "cam":
-            await served.engine.arrived.get()
-            raise NotFound("no such method", reason="METHOD_NOT_FOUND", field="method.name")
-        return await explained(work)
-
-    served.engine.explain = explain
     failure = await failure_of(stub(served).Explain(request(methods=("saliency", "cam"))))
-    assert (failure.reason, failure.fields) == ("METHOD_NOT_FOUND", ["methods[1].name"])
-    assert served.engine.cancelled == 1
+    assert (failure.code, failure.fields) == (grpc.StatusCode.NOT_FOUND, ["methods[1].options.layer"])
+
+
+async def test_all_methods_of_a_call_are_one_work(served: Served):
+    sent = request(classes=(0, 1), methods=("cam", "saliency", "cam"))
+    sent.methods[1].seed = 5
+    await stub(served).Explain(sent)
+    (work,) = served.engine.works
+    assert [method.name for method in work.spec.methods] == ["cam", "saliency", "cam"]
+    assert work.seeds == (None, 5, None)
+    assert not work.spec.methods[1].HasField("seed")
 
 
 async def test_a_caller_that_leaves_takes_its_work_back(served: Served):
     served.engine.hold.clear()
     call = stub(served).Explain(request(methods=("cam", "saliency")))
     await served.engine.arrived.get()
-    await served.engine.arrived.get()
     call.cancel()
     await served.server._admission.wait_idle()
-    assert served.engine.cancelled == 2
+    assert served.engine.cancelled == 1
 
 
 async def test_the_deadline_reaches_the_engine(served: Served):

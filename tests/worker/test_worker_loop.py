@@ -42,9 +42,9 @@ class Service:
         return worker_pb2.PlanReply(request_id=question.request_id, cost=3.0)
 
     def plan(self, spec: worker_pb2.PlanSpec) -> str:
-        if spec.method.name == "wrong":
-            raise InvalidInput("no such method", field="method.name")
-        return spec.method.name
+        if spec.methods[0].name == "wrong":
+            raise InvalidInput("no such method", field="methods[0].name")
+        return spec.methods[0].name
 
     def decode(self, plan: str, item: worker_pb2.Item) -> str:
         text = item.input.image.decode()
@@ -92,7 +92,7 @@ class Front:
             worker_pb2.Item(item_id=10 * id + place, input=v1.Input(image=name.encode()))
             for place, name in enumerate(names)
         ]
-        spec = worker_pb2.PlanSpec(method=v1.MethodCall(name=method))
+        spec = worker_pb2.PlanSpec(methods=[v1.MethodCall(name=method)])
         self.say(batch=worker_pb2.Batch(batch_id=id, spec=spec, items=items))
 
     def hear(self) -> worker_pb2.WorkerFrame | None:

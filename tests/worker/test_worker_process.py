@@ -123,9 +123,9 @@ async def test_bad_inputs_fail_alone_each_with_the_path_of_what_is_wrong(engine:
     ("wrong", "kind", "reason", "field"),
     [
         ({"model": "resnot"}, NotFound, "MODEL_NOT_FOUND", "model"),
-        ({"method": "grad-cma"}, NotFound, "METHOD_NOT_FOUND", "method.name"),
-        ({"options": {"lair": "x"}}, InvalidInput, "OPTION_INVALID", "method.options.lair"),
-        ({"options": {"layer": "layer9"}}, NotFound, "LAYER_NOT_FOUND", "method.options.layer"),
+        ({"method": "grad-cma"}, NotFound, "METHOD_NOT_FOUND", "methods[0].name"),
+        ({"options": {"lair": "x"}}, InvalidInput, "OPTION_INVALID", "methods[0].options.lair"),
+        ({"options": {"layer": "layer9"}}, NotFound, "LAYER_NOT_FOUND", "methods[0].options.layer"),
         ({"outputs": [v1.OutputSpec(name="o")]}, InvalidInput, "OUTPUT_INVALID", "outputs[0]"),
     ],
 )

@@ -86,7 +86,7 @@ def picture(seed: int) -> v1.Input:
 def work(*inputs: v1.Input, method: str = "grad-cam", options: dict[str, Any] | None = None, **spec: Any) -> Work:
     call = v1.MethodCall(name=method, options=dict_to_struct(options or {}))
     fields: dict[str, Any] = {"model": "resnet", "top_predictions": 1, "outputs": [v1.OutputSpec(map=v1.MapOutput())]}
-    return Work(worker_pb2.PlanSpec(method=call, **{**fields, **spec}), inputs)
+    return Work(worker_pb2.PlanSpec(methods=[call], **{**fields, **spec}), inputs)
 
 
 def explain(engine: Engine, *inputs: v1.Input, **rest: Any) -> asyncio.Task[list[v1.InputResult]]:

@@ -34,7 +34,7 @@ class BatchReport:
     """What became of a batch, for whoever measures. Times in seconds; `queue_times` has one for each item."""
 
     model: str
-    method: str
+    methods: tuple[str, ...]
     cost: float
     reason: CloseReason
     queue_times: tuple[float, ...]
@@ -150,7 +150,7 @@ class Dispatcher:
             _log.error("worker %d gave no result for %d items of batch %d", worker, len(forgotten), flight.id)
             self._end(forgotten, lambda: InternalError("the server lost the result"))
         report = BatchReport(
-            flight.model, flight.method, flight.formed.cost, flight.formed.reason, flight.queue_times, busy
+            flight.model, flight.methods, flight.formed.cost, flight.formed.reason, flight.queue_times, busy
         )
         tell(self.batch_listeners, report)
         self.pump()
@@ -175,12 +175,13 @@ class Dispatcher:
         items = [self._live[ticket.id] for ticket in formed.tickets]
         spec = items[0].plan.spec
         queue_times = tuple(now - item.arrived for item in items)
-        flight = Flight(next(self._batch_ids), worker, formed, now, spec.model, spec.method.name, queue_times)
+        methods = tuple(method.name for method in spec.methods)
+        flight = Flight(next(self._batch_ids), worker, formed, now, spec.model, methods, queue_times)
         batch = worker_pb2.Batch(batch_id=flight.id, spec=spec)
         for item in items:
             item.flight = flight
             self._flying.add(item.ticket.id, item.ticket.deadline)
-            batch.items.add(item_id=item.ticket.id, input=item.input, seed=item.seed)
+            batch.items.add(item_id=item.ticket.id, input=item.input, seeds=item.seeds)
         self.roster.send(flight)
         self._pool.send(worker, worker_pb2.FrontEndFrame(batch=batch))
 

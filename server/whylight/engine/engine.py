@@ -123,8 +123,8 @@ class Engine:
         cancelled takes its inputs back, wherever they are.
 
         Raises:
-            InvalidInput, NotFound, Unsupported: the plan is not valid; field paths are relative to the request, with
-                ``method`` for the method call. Or the work could never fit into the queues, or its results do not fit.
+            InvalidInput, NotFound, Unsupported: the plan is not valid; field paths are those of the request. Or the
+                work could never fit into the queues, or its results do not fit.
             Overloaded: the queues are full; `retry_after` says when there is likely to be room.
             DeadlineExceeded: the deadline passed, or cannot be met.
             Unavailable: there is no worker, it was lost, or the engine drains.
@@ -217,9 +217,13 @@ class Engine:
         self._planner.close(self._closed)
 
     def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model | None, input: v1.Input, arrived: float) -> Item:
-        seed = 0
-        if plan.stochastic:
-            seed = self._draw_seed() if work.seed is None else work.seed
+        seeds: tuple[int, ...] = ()
+        if any(plan.stochastic):
+            given = work.seeds or (None,) * len(plan.stochastic)
+            seeds = tuple(
+                (self._draw_seed() if seed is None else seed) if stochastic else 0
+                for stochastic, seed in zip(plan.stochastic, given, strict=True)
+            )
         ticket = Ticket(
             id=next(self._item_ids),
             queue=(plan.key, signature(input)),
@@ -232,7 +236,7 @@ class Engine:
                 f"an input has {ticket.size} bytes, more than the {FRAME_BYTES // 2} that a worker takes",
                 reason="REQUEST_TOO_LARGE",
             )
-        return Item(ticket, plan, input, seed, arrived, asyncio.get_running_loop().create_future(), work.room)
+        return Item(ticket, plan, input, seeds, arrived, asyncio.get_running_loop().create_future(), work.room)
 
     def _model(self, name: str) -> catalog_pb2.Model | None:
         return next((model for model in self.catalog.models if model.name == name), None) if self.catalog else None

@@ -17,14 +17,14 @@ from whylight.v1 import explanation_pb2 as v1
 class Item:
     """An input, what is to be done to it, and the future that its caller awaits.
 
-    `arrived` is when its call came, in seconds; `room` what the results of its call have to fit in; `flight` the batch
-    that carries it, None while it waits.
+    `seeds` has one for each method, or none at all; `arrived` is when its call came, in seconds; `room` what the
+    results of its call have to fit in; `flight` the batch that carries it, None while it waits.
     """
 
     ticket: Ticket
     plan: Plan
     input: v1.Input
-    seed: int
+    seeds: tuple[int, ...]
     arrived: float
     outcome: asyncio.Future[v1.InputResult | WhylightError]
     room: AnswerRoom | None = None

@@ -19,13 +19,13 @@ PlanKey = NewType("PlanKey", bytes)
 
 @dataclass(frozen=True)
 class Plan:
-    """Valid work, and what an input of it costs, in model evaluations."""
+    """Valid work, and what an input of it costs, in model evaluations; `stochastic` has an entry for each method."""
 
     key: PlanKey
     spec: worker_pb2.PlanSpec
     cost: float
     cost_per_target: float
-    stochastic: bool
+    stochastic: tuple[bool, ...]
 
     def item_cost(self, targets: int) -> float:
         """Return what one input with so many targets costs."""
@@ -33,12 +33,16 @@ class Plan:
 
 
 def canonical(spec: worker_pb2.PlanSpec) -> worker_pb2.PlanSpec:
-    """Return a copy of `spec` without what must not tell two plans apart: the seed, and options that say nothing."""
+    """Return a copy of `spec` without what must not tell two plans apart: seeds, and options that say nothing.
+
+    The order of the methods stays: it says which of them pays for what they share.
+    """
     copy = worker_pb2.PlanSpec()
     copy.CopyFrom(spec)
-    copy.method.ClearField("seed")
-    if not copy.method.options.fields:
-        copy.method.ClearField("options")
+    for method in copy.methods:
+        method.ClearField("seed")
+        if not method.options.fields:
+            method.ClearField("options")
     return copy
 
 
@@ -84,7 +88,7 @@ class Planner:
             raise answer()
         if answer.HasField("error"):
             raise error_from_proto(answer.error)
-        return self._remember(Plan(key, spec, answer.cost, answer.cost_per_target, answer.stochastic))
+        return self._remember(Plan(key, spec, answer.cost, answer.cost_per_target, tuple(answer.stochastic)))
 
     def answered(self, reply: worker_pb2.PlanReply) -> None:
         """Take in what a worker says to a question."""

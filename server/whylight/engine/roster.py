@@ -24,7 +24,7 @@ class Flight:
     formed: FormedBatch
     sent: float
     model: str = ""
-    method: str = ""
+    methods: tuple[str, ...] = ()
     queue_times: tuple[float, ...] = ()
     started: float | None = None
 

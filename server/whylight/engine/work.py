@@ -13,7 +13,7 @@ from whylight.worker.v1 import worker_pb2
 
 
 class AnswerRoom:
-    """How many bytes the results of one call may have together; all work of the call shares one."""
+    """How many bytes the results of one call may have together."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -41,18 +41,19 @@ class AnswerRoom:
 
 @dataclass(frozen=True)
 class Work:
-    """One method, applied to the inputs of one call.
+    """The methods of one call, applied to its inputs.
 
-    `spec` is what all inputs have in common: model (never empty), method (its seed is not looked at), outputs (never
-    none), top predictions. Each of `inputs` holds its own targets, none meaning the top prediction. `seed` is the one
-    seed of all inputs, so that an input gets the same numbers alone and beside others; without one, the engine draws
-    one for each input when the method is stochastic. `deadline` is absolute, on the clock of the running loop
-    (``loop.time()``). The call fails as soon as its results outgrow `room`: what does not fit is neither kept nor made.
+    `spec` is what all inputs have in common: model (never empty), methods (their seeds are not looked at), outputs
+    (never none), top predictions. Each of `inputs` holds its own targets, none meaning the top prediction. `seeds` has
+    one for each method, the same for all inputs, so that an input gets the same numbers alone and beside others; where
+    it is None, or there are none, the engine draws one for each input if the method is stochastic. `deadline` is
+    absolute, on the clock of the running loop (``loop.time()``). The call fails as soon as its results outgrow `room`:
+    what does not fit is neither kept nor made.
     """
 
     spec: worker_pb2.PlanSpec
     inputs: Sequence[v1.Input]
-    seed: int | None = None
+    seeds: Sequence[int | None] = ()
     deadline: float | None = None
     room: AnswerRoom | None = None
 

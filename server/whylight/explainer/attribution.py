@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from whylight.decode import DecodedInput
-from whylight.explainer.plan import ExplanationPlan, method_failed
+from whylight.explainer.plan import ExplanationPlan, PlannedMethod, method_failed
 from whylight.explanation import Prediction
 from whylight.method import Batch, Maps
 from whylight.target import Target
@@ -33,38 +33,41 @@ def batch_of(
     model: Model,
     inputs: Sequence[DecodedInput],
     targets: Sequence[tuple[Target, ...]],
-    seeds: Sequence[int],
     cancel: CancelToken,
 ) -> Batch:
-    """Put inputs of one size together, on the model's device, pictures normalised by the model's transform."""
+    """Put inputs of one size together, on the model's device, pictures normalised by its transform; no seeds."""
     rows = tuple(row for row, wanted in enumerate(targets) for _ in wanted)
     flat = tuple(target for wanted in targets for target in wanted)
-    return Batch(_stacked(model, inputs), flat, rows, cancel, tuple(seeds))
+    return Batch(_stacked(model, inputs), flat, rows, cancel)
 
 
-def attribute(plan: ExplanationPlan, subject: Subject, batch: Batch) -> Attributed:
-    """Run the method of `plan`.
+def attribute(planned: PlannedMethod, subject: Subject, batch: Batch) -> Attributed:
+    """Run a method.
 
     Raises:
-        MethodFailed: it gave something other than one finite map for each target.
+        MethodFailed: it gave something other than one finite map for each target, or wrote into the inputs, which
+            other methods are given too.
         Exception: whatever the method raises.
     """
-    made = plan.method.attribute(subject, batch, plan.options)
+    version = batch.inputs._version
+    made = planned.method.attribute(subject, batch, planned.options)
+    if batch.inputs._version != version:
+        raise method_failed(planned.offered, "changed its inputs in place")
     maps, checks = (made.maps, made.checks) if isinstance(made, Maps) else (made, {})
     count = len(batch.targets)
     if not isinstance(maps, Tensor):
-        raise method_failed(plan.offered, f"gave {type(maps).__name__}, not a tensor of maps")
+        raise method_failed(planned.offered, f"gave {type(maps).__name__}, not a tensor of maps")
     if maps.dim() != 3 or maps.shape[0] != count or 0 in maps.shape or not maps.is_floating_point():
         raise method_failed(
-            plan.offered, f"gave {list(maps.shape)} {maps.dtype}, not maps [{count}, h, w] of a float type"
+            planned.offered, f"gave {list(maps.shape)} {maps.dtype}, not maps [{count}, h, w] of a float type"
         )
     maps = maps.detach().to(batch.inputs.device, torch.float32).contiguous()
     if not bool(torch.isfinite(maps).all()):
-        raise method_failed(plan.offered, "gave a map with NaN or infinity")
+        raise method_failed(planned.offered, "gave a map with NaN or infinity")
     numbers = {}
     for name, values in checks.items():
         if not isinstance(values, Tensor) or values.shape != (count,):
-            raise method_failed(plan.offered, f"gave a check {name!r} that is not one number for each target")
+            raise method_failed(planned.offered, f"gave a check {name!r} that is not one number for each target")
         numbers[name] = [float(value) for value in values.detach().tolist()]
     return Attributed(maps, numbers)
 

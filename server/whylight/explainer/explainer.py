@@ -17,16 +17,17 @@ import torch
 
 from whylight.decode import DecodedInput
 from whylight.errors import Cancelled, InvalidInput, Overloaded, WhylightError
-from whylight.explainer.attribution import attribute, batch_of, predict
+from whylight.explainer.attribution import Attributed, attribute, batch_of, predict
 from whylight.explainer.inputs import answer_bytes, decode_input
-from whylight.explainer.plan import ExplanationPlan, make_plan, method_failed
+from whylight.explainer.jobs import Answers, Job, halves
+from whylight.explainer.plan import ExplanationPlan, PlannedMethod, make_plan, method_failed
 from whylight.explainer.targets import check_targets, located
 from whylight.explanation import Execution, Explained, Explanation
 from whylight.limits import Limits
 from whylight.outputs import Output
 from whylight.render import render
 from whylight.subject import CancelToken
-from whylight.target import TOP_PREDICTION, Target
+from whylight.target import TOP_PREDICTION, ResolvedTarget, Target
 
 if TYPE_CHECKING:
     from whylight.models import Model
@@ -36,14 +37,22 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One input on its way through a batch; `place` is its place in the caller's list."""
+class _Failure:
+    """Why a batch cannot go on, and the index of the method that it was at."""
 
-    place: int
-    input: DecodedInput
-    targets: tuple[Target, ...]
-    seed: int
-    cancel: CancelToken
+    error: Exception
+    method: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What one method made of a batch, what it had not to compute for it, and how many seconds it took."""
+
+    planned: PlannedMethod
+    index: int
+    maps: Attributed
+    shared: tuple[str, ...]
+    seconds: float
 
 
 class Explainer:
@@ -68,8 +77,18 @@ class Explainer:
         outputs: tuple[Output, ...] = (),
         top_predictions: int = 5,
     ) -> ExplanationPlan:
-        """Check everything that can be known before there is an input; see `make_plan` for what it raises."""
-        return make_plan(self.models, self.methods, model, method, options, outputs, top_predictions)
+        """Check everything that can be known of one method before there is an input; see `make_plan` for the errors."""
+        return self.plan_methods(model, [(method, options)], outputs, top_predictions)
+
+    def plan_methods(
+        self,
+        model: str,
+        calls: Sequence[tuple[str, Mapping[str, Any]]],
+        outputs: tuple[Output, ...] = (),
+        top_predictions: int = 5,
+    ) -> ExplanationPlan:
+        """Check several methods with their options, to be run in this order; see `make_plan` for the errors."""
+        return make_plan(self.models, self.methods, model, calls, outputs, top_predictions)
 
     def decode(self, plan: ExplanationPlan, data: bytes | npt.NDArray[Any]) -> DecodedInput:
         """Read an image file or an array for the model of `plan`; see `decode_input` for what it raises."""
@@ -80,122 +99,104 @@ class Explainer:
         plan: ExplanationPlan,
         inputs: Sequence[DecodedInput],
         targets: Sequence[tuple[Target, ...]],
-        seeds: Sequence[int],
+        seeds: Sequence[Sequence[int]],
         cancels: Sequence[CancelToken],
     ) -> list[Explained | WhylightError]:
         """Explain every input for each of its targets (none: the top prediction), and return what came of each.
 
+        `seeds` has, for each input, one for each method. The methods run one after the other over one subject, so that
+        what one has computed is there for the next.
+
         Nothing is raised for what an input, a target, a method or a lack of memory causes: it is that input's result.
         Inputs of one shape run together. When a batch fails, its inputs run one by one, so that only the guilty one
-        fails; when memory runs out, the batch is halved, and in the end the targets of one input are.
+        fails; when memory runs out, the batch is halved, and in the end the targets and the methods of one input are.
         """
-        results: list[Explained | WhylightError | None] = [None] * len(inputs)
-        shapes: dict[tuple[int, int], list[_Job]] = {}
+        answers = Answers(len(inputs))
+        shapes: dict[tuple[int, int], list[Job]] = {}
+        every = tuple(range(len(plan.methods)))
         for place, (item, wanted, seed, cancel) in enumerate(zip(inputs, targets, seeds, cancels, strict=True)):
-            job = _Job(place, item, tuple(wanted) or (TOP_PREDICTION,), seed, cancel)
+            job = Job(place, item, tuple(wanted) or (TOP_PREDICTION,), tuple(seed), cancel, every)
             try:
                 self._check(plan, job)
             except WhylightError as error:
-                results[place] = error
+                answers.fail(place, error)
             else:
                 shapes.setdefault(item.size, []).append(job)
         waiting = deque(shapes.values())
         while waiting:
-            waiting.extendleft(reversed(self._advance(plan, waiting.popleft(), results)))
-        return [_certain(result) for result in results]
+            waiting.extendleft(reversed(self._advance(plan, waiting.popleft(), answers)))
+        return answers.results()
 
-    def _check(self, plan: ExplanationPlan, job: _Job) -> None:
+    def _check(self, plan: ExplanationPlan, job: Job) -> None:
         check_targets(plan.model, job.targets, self.limits)
-        needed = answer_bytes(plan.outputs, job.input) * len(job.targets)
+        needed = answer_bytes(plan.outputs, job.input) * len(job.targets) * len(job.methods)
         if needed > self.limits.message_bytes:
             raise InvalidInput(
-                f"the artifacts of {len(job.targets)} targets take {needed} bytes, more than the "
-                f"{self.limits.message_bytes} of one answer; ask for fewer, or on a smaller canvas",
+                f"the artifacts of {len(job.targets)} targets by {len(job.methods)} methods take {needed} bytes, more "
+                f"than the {self.limits.message_bytes} of one answer; ask for fewer, or on a smaller canvas",
                 reason="OUTPUT_TOO_LARGE",
                 field="outputs",
             )
 
-    def _advance(
-        self, plan: ExplanationPlan, jobs: list[_Job], results: list[Explained | WhylightError | None]
-    ) -> list[list[_Job]]:
+    def _advance(self, plan: ExplanationPlan, jobs: list[Job], answers: Answers) -> list[list[Job]]:
         """Run jobs together and enter their results; return what is to be run again in smaller parts."""
         for job in jobs:
             if job.cancel.cancelled:
-                results[job.place] = Cancelled("the call was cancelled")
-        jobs = [job for job in jobs if not isinstance(results[job.place], WhylightError)]
+                answers.fail(job.place, Cancelled("the call was cancelled"))
+        jobs = [job for job in jobs if not answers.failed(job.place)]
         if not jobs:
             return []
         outcome = self._attempt(plan, jobs)
-        if not isinstance(outcome, Exception):
+        if not isinstance(outcome, _Failure):
             for job, explained in zip(jobs, outcome, strict=True):
-                results[job.place] = _joined(results[job.place], explained)
+                answers.add(job, explained)
             return []
-        if _is_out_of_memory(outcome):
-            outcome.__traceback__ = None  # with it go the tensors of the failed run
+        error = outcome.error
+        if _is_out_of_memory(error):
+            error.__traceback__ = None  # with it go the tensors of the failed run
             _free_memory()
             log.warning("out of memory with %d inputs; going on with fewer", len(jobs))
-            smaller = _halves(jobs)
+            smaller = halves(jobs)
             if not smaller:
-                results[jobs[0].place] = Overloaded("the device has no memory for this input", reason="OUT_OF_MEMORY")
+                lacking = Overloaded("the device has no memory for this input", reason="OUT_OF_MEMORY")
+                answers.fail(jobs[0].place, lacking)
             return smaller
-        if isinstance(outcome, Cancelled) and all(job.cancel.cancelled for job in jobs):
+        if isinstance(error, Cancelled) and all(job.cancel.cancelled for job in jobs):
             for job in jobs:
-                results[job.place] = Cancelled(outcome.message)
+                answers.fail(job.place, Cancelled(error.message))
             return []
         if len(jobs) > 1:
             return [[job] for job in jobs]
-        results[jobs[0].place] = self._blame(plan, jobs[0], outcome)
+        answers.fail(jobs[0].place, self._blame(plan, jobs[0], outcome))
         return []
 
-    def _attempt(self, plan: ExplanationPlan, jobs: Sequence[_Job]) -> list[Explained] | Exception:
-        """Explain jobs in one batch, or return what stood in the way."""
+    def _attempt(self, plan: ExplanationPlan, jobs: Sequence[Job]) -> list[Explained] | _Failure:
+        """Explain jobs in one batch, or return what stood in the way. They have their methods in common."""
+        first, *_ = indices = jobs[0].methods
+        index = first
+        made: list[_Made] = []
         try:
-            return self._compute(plan, jobs)
+            started = time.perf_counter()
+            cancel = CancelToken([job.cancel for job in jobs])
+            batch = batch_of(plan.model, [job.input for job in jobs], [job.targets for job in jobs], cancel)
+            subject = plan.model.subject(batch.cancel)
+            for index in indices:
+                planned = plan.methods[index]
+                subject.begin()
+                maps = attribute(planned, subject, replace(batch, seeds=tuple(job.seeds[index] for job in jobs)))
+                shared = () if index == first else tuple(subject.taken_over())
+                if index == first:
+                    resolved = subject.resolve(batch)
+                    predictions = predict(plan, subject, batch)
+                ended = time.perf_counter()
+                made.append(_Made(planned, index, maps, shared, ended - started))
+                started = ended
+            explanations: list[list[Explanation]] = [[] for _ in jobs]
+            for one in made:
+                index = one.index
+                self._draw(plan, jobs, batch.rows, resolved, one, explanations)
         except Exception as error:
-            return error
-
-    def _compute(self, plan: ExplanationPlan, jobs: Sequence[_Job]) -> list[Explained]:
-        started = time.perf_counter()
-        batch = batch_of(
-            plan.model,
-            [job.input for job in jobs],
-            [job.targets for job in jobs],
-            [job.seed for job in jobs],
-            CancelToken([job.cancel for job in jobs]),
-        )
-        subject = plan.model.subject(batch.cancel)
-        made = attribute(plan, subject, batch)
-        resolved = subject.resolve(batch)
-        predictions = predict(plan, subject, batch)
-        computed = time.perf_counter()
-        inputs = [job.input for job in jobs]
-        drawn = render(made.maps, inputs, batch.rows, plan.outputs, plan.colours, plan.scale, self._encoders)
-        execution = Execution(
-            batch_size=len(jobs),
-            compute_time=computed - started,
-            render_time=(time.perf_counter() - computed) / len(drawn),
-            device=str(plan.model.device),
-        )
-        options = plan.options.model_dump(mode="json")
-        explanations: list[list[Explanation]] = [[] for _ in jobs]
-        for m, (row, what, picture) in enumerate(zip(batch.rows, resolved, drawn, strict=True)):
-            job = jobs[row]
-            explanations[row].append(
-                Explanation(
-                    method=plan.method.name,
-                    method_version=plan.method.version,
-                    options=options,
-                    target=what.target,
-                    target_label=what.label,
-                    target_score=what.score,
-                    map_min=picture.low,
-                    map_max=picture.high,
-                    artifacts=picture.artifacts,
-                    checks={name: values[m] for name, values in made.checks.items()},
-                    seed=job.seed if plan.stochastic else None,
-                    execution=replace(execution, decode_time=job.input.decode_time),
-                )
-            )
+            return _Failure(error, index)
         return [
             Explained(
                 predictions=predictions[n],
@@ -206,10 +207,52 @@ class Explainer:
             for n, job in enumerate(jobs)
         ]
 
-    def _blame(self, plan: ExplanationPlan, job: _Job, error: Exception) -> WhylightError:
-        """Tell what made one input fail on its own: its target, its shape, or the method."""
+    def _draw(
+        self,
+        plan: ExplanationPlan,
+        jobs: Sequence[Job],
+        rows: Sequence[int],
+        resolved: Sequence[ResolvedTarget],
+        made: _Made,
+        explanations: Sequence[list[Explanation]],
+    ) -> None:
+        """Put one method's explanations behind those that each job has."""
+        planned = made.planned
+        started = time.perf_counter()
+        inputs = [job.input for job in jobs]
+        drawn = render(made.maps.maps, inputs, rows, plan.outputs, planned.colours, planned.scale, self._encoders)
+        execution = Execution(
+            batch_size=len(jobs),
+            compute_time=made.seconds,
+            render_time=(time.perf_counter() - started) / len(drawn),
+            device=str(plan.model.device),
+            shared=made.shared,
+        )
+        options = planned.options.model_dump(mode="json")
+        for m, (row, what, picture) in enumerate(zip(rows, resolved, drawn, strict=True)):
+            job = jobs[row]
+            explanations[row].append(
+                Explanation(
+                    method=planned.method.name,
+                    method_version=planned.method.version,
+                    options=options,
+                    target=what.target,
+                    target_label=what.label,
+                    target_score=what.score,
+                    map_min=picture.low,
+                    map_max=picture.high,
+                    artifacts=picture.artifacts,
+                    checks={name: values[m] for name, values in made.maps.checks.items()},
+                    seed=job.seeds[made.index] if planned.stochastic else None,
+                    execution=replace(execution, decode_time=job.input.decode_time),
+                )
+            )
+
+    def _blame(self, plan: ExplanationPlan, job: Job, failure: _Failure) -> WhylightError:
+        """Tell what made one input fail on its own: its target, its shape, or a method."""
+        error = failure.error
         if isinstance(error, WhylightError):
-            return located(error, "input.targets[0]" if len(job.targets) == 1 else "input.targets")
+            return located(error, "input.targets[0]" if len(job.targets) == 1 else "input.targets", failure.method)
         if job.input.size != plan.model.input_size and not self._runs(plan, job):
             channels, (height, width) = plan.model.input_channels, job.input.size
             return InvalidInput(
@@ -218,38 +261,20 @@ class Explainer:
                 reason="TENSOR_INVALID",
                 field="input.tensor.shape",
             )
-        log.error("the method %r of plugin %r failed", plan.method.name, plan.offered.plugin, exc_info=error)
-        failed = method_failed(plan.offered, "failed for this input")
+        offered = plan.methods[failure.method].offered
+        log.error("the method %r of plugin %r failed", offered.method.name, offered.plugin, exc_info=error)
+        failed = method_failed(offered, "failed for this input")
         failed.__cause__ = error
         return failed
 
-    def _runs(self, plan: ExplanationPlan, job: _Job) -> bool:
-        """Whether the model takes this input at all, whatever the method makes of it."""
-        batch = batch_of(plan.model, [job.input], [job.targets], [job.seed], job.cancel)
+    def _runs(self, plan: ExplanationPlan, job: Job) -> bool:
+        """Whether the model takes this input at all, whatever a method makes of it."""
+        batch = batch_of(plan.model, [job.input], [job.targets], job.cancel)
         try:
             plan.model.subject(job.cancel).forward(batch.inputs)
         except Exception:
             return False
         return True
-
-
-def _joined(before: Explained | WhylightError | None, explained: Explained) -> Explained:
-    """Put the explanations of an input's further targets after those that it has."""
-    if not isinstance(before, Explained):
-        return explained
-    return replace(before, explanations=before.explanations + explained.explanations)
-
-
-def _halves(jobs: list[_Job]) -> list[list[_Job]]:
-    """Split jobs in two, or a single job's targets; return nothing when there is nothing left to split."""
-    if len(jobs) > 1:
-        middle = (len(jobs) + 1) // 2
-        return [jobs[:middle], jobs[middle:]]
-    (job,) = jobs
-    middle = (len(job.targets) + 1) // 2
-    if middle == len(job.targets):
-        return []
-    return [[replace(job, targets=job.targets[:middle])], [replace(job, targets=job.targets[middle:])]]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -263,8 +288,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _certain(result: Explained | WhylightError | None) -> Explained | WhylightError:
-    assert result is not None
-    return result

@@ -1,10 +1,10 @@
-"""A validated piece of work up to its inputs: model, method, options, outputs; knows neither inputs nor batches."""
+"""A validated piece of work up to its inputs: model, methods, options, outputs; knows neither inputs nor batches."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,22 +23,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExplanationPlan:
-    """What may be done to inputs of one model; inputs of one plan may share a batch.
+class PlannedMethod:
+    """One method of a plan.
 
     `options` are those in force, a layer by its own name; `colours` has a table for each output that is a picture;
     `cost` counts model evaluations for one input with one target, `cost_per_target` for each further target.
     """
 
-    model: Model
     offered: OfferedMethod
     method: Attribution
     options: Options
-    outputs: tuple[Output, ...]
     colours: tuple[Tensor | None, ...]
     presentation: Presentation
     scale: ops.Scale
-    top_predictions: int
     cost: float
     cost_per_target: float
 
@@ -46,6 +43,29 @@ class ExplanationPlan:
     def stochastic(self) -> bool:
         """Whether the method draws random numbers, so that each input needs a seed."""
         return self.method.stochastic
+
+
+@dataclass(frozen=True)
+class ExplanationPlan:
+    """What may be done to inputs of one model; inputs of one plan may share a batch.
+
+    The methods run one after the other over one batch, so that what they need in common is computed once.
+    """
+
+    model: Model
+    methods: tuple[PlannedMethod, ...]
+    outputs: tuple[Output, ...]
+    top_predictions: int
+
+    @property
+    def cost(self) -> float:
+        """Model evaluations for one input with one target, by all methods."""
+        return sum(method.cost for method in self.methods)
+
+    @property
+    def cost_per_target(self) -> float:
+        """Model evaluations for each further target of an input, by all methods."""
+        return sum(method.cost_per_target for method in self.methods)
 
     @property
     def draws_on_seen(self) -> bool:
@@ -69,12 +89,13 @@ def make_plan(
     models: Mapping[str, Model],
     methods: Mapping[str, OfferedMethod],
     model_name: str,
-    method_name: str,
-    options: Mapping[str, Any],
+    calls: Sequence[tuple[str, Mapping[str, Any]]],
     outputs: tuple[Output, ...],
     top_predictions: int,
 ) -> ExplanationPlan:
     """Check everything that can be known before there is an input. Field paths are those of an ExplainRequest.
+
+    `calls` names methods and gives their options, in the order in which they are to run.
 
     Raises:
         NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND, LAYER_NOT_FOUND.
@@ -85,44 +106,68 @@ def make_plan(
     model = models.get(model_name)
     if model is None:
         raise _not_found("model", model_name, models, "model")
+    if not calls:
+        raise InvalidInput("there are no methods; at least 1 is needed", field="methods")
+    if top_predictions < 0:
+        raise InvalidInput(f"{top_predictions} predictions are not possible", field="top_predictions")
+    outputs = check_outputs(outputs)
+    planned = tuple(
+        _planned(model, methods, name, options, outputs, f"methods[{index}]")
+        for index, (name, options) in enumerate(calls)
+    )
+    return ExplanationPlan(model, planned, outputs, top_predictions)
+
+
+def method_failed(offered: OfferedMethod, what: str) -> MethodFailed:
+    """Make the error of a method that is at fault; it names the method and its plugin, and nothing from inside it."""
+    return MethodFailed(
+        f"the method {offered.method.name!r} {what}",
+        metadata={"method": offered.method.name, "plugin": offered.plugin},
+    )
+
+
+def _planned(
+    model: Model,
+    methods: Mapping[str, OfferedMethod],
+    method_name: str,
+    options: Mapping[str, Any],
+    outputs: tuple[Output, ...],
+    place: str,
+) -> PlannedMethod:
+    """Check one method; `place` is the path of its call."""
     offered = methods.get(method_name)
     if offered is None:
-        raise _not_found("method", method_name, methods, "method.name")
+        raise _not_found("method", method_name, methods, f"{place}.name")
     method = offered.method
     if not isinstance(method, Attribution):
-        raise Unsupported(f"{method_name!r} does not explain inputs", field="method.name")
+        raise Unsupported(f"{method_name!r} does not explain inputs", field=f"{place}.name")
     missing = sorted(need.value for need in method.needs - model.capabilities)
     if missing:
         raise Unsupported(
-            f"the method {method_name!r} needs {', '.join(missing)}, which the model {model_name!r} has not",
-            field="method.name",
+            f"the method {method_name!r} needs {', '.join(missing)}, which the model {model.name!r} has not",
+            field=f"{place}.name",
             metadata={"method": method_name, "missing": ",".join(missing)},
         )
-    if top_predictions < 0:
-        raise InvalidInput(f"{top_predictions} predictions are not possible", field="top_predictions")
     try:
         given = parse_options(method.Options, options)
         parsed = _with_layer(model, method, given)
     except WhylightError as error:
-        raise error.within("method") from None
+        raise error.within(place) from None
     try:
         presentation = method.presentation(parsed)
         # Of the options as given: 'last-spatial' says that little lies behind the layer, which its name does not.
         cost, cost_per_target = float(method.cost(given)), float(method.cost_per_target(given))
         if not (0 < cost < math.inf and 0 <= cost_per_target < math.inf):
             raise ValueError(f"costs of {cost} and {cost_per_target} per target")
-    except WhylightError:
-        raise
+    except WhylightError as error:
+        raise error.within(place) from None
     except Exception as error:
         raise method_failed(offered, "failed while it was planned") from error
-    outputs = check_outputs(outputs)
     profile = PROFILES[parsed.profile]
-    return ExplanationPlan(
-        model=model,
+    return PlannedMethod(
         offered=offered,
         method=method,
         options=parsed,
-        outputs=outputs,
         colours=tuple(_colours(index, output, presentation) for index, output in enumerate(outputs)),
         presentation=presentation,
         scale=ops.Scale(
@@ -132,17 +177,8 @@ def make_plan(
             eps=profile.normalise_eps,
             interpolation=profile.interpolation,
         ),
-        top_predictions=top_predictions,
         cost=cost,
         cost_per_target=cost_per_target,
-    )
-
-
-def method_failed(offered: OfferedMethod, what: str) -> MethodFailed:
-    """Make the error of a method that is at fault; it names the method and its plugin, and nothing from inside it."""
-    return MethodFailed(
-        f"the method {offered.method.name!r} {what}",
-        metadata={"method": offered.method.name, "plugin": offered.plugin},
     )
 
 

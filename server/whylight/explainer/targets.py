@@ -32,16 +32,16 @@ def check_targets(model: Model, targets: Sequence[Target], limits: Limits) -> No
             raise located(error, f"input.targets[{place}]") from None
 
 
-def located(error: WhylightError, field: str) -> WhylightError:
-    """Put `field` in place of the "target" and the "options" that an error of the subject names."""
-    error.violations = tuple(_located(violation, field) for violation in error.violations)
+def located(error: WhylightError, field: str, method: int = 0) -> WhylightError:
+    """Put `field` in place of the "target" that an error of the subject names, and "options" below their method."""
+    error.violations = tuple(_located(violation, field, method) for violation in error.violations)
     return error
 
 
-def _located(violation: Violation, field: str) -> Violation:
+def _located(violation: Violation, field: str, method: int) -> Violation:
     head, _, rest = violation.field.partition(".")
     if head == "options":
-        return Violation(f"method.{violation.field}", violation.description)
+        return Violation(f"methods[{method}].{violation.field}", violation.description)
     if head != "target":
         return violation
     return Violation(f"{field}.{rest}" if rest and rest != "label" else field, violation.description)

@@ -30,11 +30,11 @@ TOP_PREDICTIONS = 5
 class CheckedRequest:
     """A request that is in order, but for the inputs that `refused` names.
 
-    `specs` has one entry for each method, `seeds` too; equal work gives equal specs, however it was put. Every input
-    holds its own targets. `own_targets` tells, for each input, whether they came with it or with the request.
+    `seeds` has one entry for each method of `spec`; equal work gives equal specs, however it was put. Every input holds
+    its own targets. `own_targets` tells, for each input, whether they came with it or with the request.
     """
 
-    specs: tuple[worker_pb2.PlanSpec, ...]
+    spec: worker_pb2.PlanSpec
     seeds: tuple[int | None, ...]
     inputs: Sequence[v1.Input]
     own_targets: tuple[bool, ...]
@@ -58,14 +58,11 @@ def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str
     targets = [target_to_proto(target) for target in targets_from_proto(request.targets)] or [v1.Target(rank=0)]
     outputs = [output_to_proto(output) for output in outputs_from_proto(request.outputs)]
     top_predictions = request.top_predictions if request.HasField("top_predictions") else TOP_PREDICTIONS
-    specs = tuple(
-        worker_pb2.PlanSpec(
-            model=request.model or default_model,
-            method=v1.MethodCall(name=method.name, options=method.options),
-            outputs=outputs,
-            top_predictions=top_predictions,
-        )
-        for method in request.methods
+    spec = worker_pb2.PlanSpec(
+        model=request.model or default_model,
+        methods=[v1.MethodCall(name=method.name, options=method.options) for method in request.methods],
+        outputs=outputs,
+        top_predictions=top_predictions,
     )
     refused: dict[int, WhylightError] = {}
     own_targets = tuple(bool(item.targets) for item in request.inputs)
@@ -77,7 +74,7 @@ def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str
         if not item.targets:
             item.targets.extend(targets)
     seeds = tuple(method.seed if method.HasField("seed") else None for method in request.methods)
-    return CheckedRequest(specs, seeds, request.inputs, own_targets, refused)
+    return CheckedRequest(spec, seeds, request.inputs, own_targets, refused)
 
 
 def check_synthesis(request: v1.SynthesizeRequest, limits: Limits) -> None:
@@ -97,26 +94,21 @@ def check_synthesis(request: v1.SynthesizeRequest, limits: Limits) -> None:
         _input(item, limits, f"inputs[{index}]")
 
 
-def locate(error: WhylightError, *, method: int, index: int | None = None, own_targets: bool = True) -> WhylightError:
-    """Return a worker's error with its field paths, which begin with "input" or "method", as paths of the request.
+def locate(error: WhylightError, index: int, *, own_targets: bool = True) -> WhylightError:
+    """Return a worker's error about one input with its field paths, which begin with "input", as paths of the request.
 
-    The error itself stays as it is: calls that ask for the same plan at the same time are given the same one.
+    The error itself stays as it is.
     """
     located = copy.copy(error)
     located.violations = tuple(
-        replace(violation, field=_located(violation.field, method, index, own_targets))
-        for violation in error.violations
+        replace(violation, field=_located(violation.field, index, own_targets)) for violation in error.violations
     )
     return located
 
 
-def _located(field: str, method: int, index: int | None, own_targets: bool) -> str:
+def _located(field: str, index: int, own_targets: bool) -> str:
     head, _, rest = field.partition(".")
-    if head == "options":
-        return f"methods[{method}].{field}"
-    if head == "method":
-        return f"methods[{method}].{rest}".removesuffix(".")
-    if head == "input" and index is not None:
+    if head == "input":
         if not own_targets and rest.startswith("targets["):
             return rest
         return f"inputs[{index}].{rest}".removesuffix(".")

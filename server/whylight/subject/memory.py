@@ -18,7 +18,7 @@ class Memory:
 
     inputs: Tensor
     taken: dict[str, None] = field(default_factory=dict)
-    _kept: dict[Hashable, tuple[tuple[Tensor, ...], str]] = field(default_factory=dict)
+    _kept: dict[Hashable, _Entry] = field(default_factory=dict)
     _old: set[Hashable] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -27,11 +27,17 @@ class Memory:
         self.taken = {}
 
     def __contains__(self, key: Hashable) -> bool:
+        """Whether something is kept under `key`. What a method wrote into is forgotten: it is no answer for another."""
+        entry = self._kept.get(key)
+        if entry is not None and entry.versions != _versions(entry.tensors):
+            del self._kept[key]
+            self._old.discard(key)
         return key in self._kept
 
     def keep(self, key: Hashable, name: str, *tensors: Tensor) -> None:
         """Keep tensors under `key`; `name` is for people. What is kept already stays as it is."""
-        self._kept.setdefault(key, (tensors, name))
+        if key not in self:
+            self._kept[key] = _Entry(tensors, _versions(tensors), name)
 
     def take(self, key: Hashable) -> tuple[Tensor, ...]:
         """Return what is kept under `key`.
@@ -39,7 +45,18 @@ class Memory:
         Raises:
             KeyError: nothing is.
         """
-        tensors, name = self._kept[key]
+        entry = self._kept[key]
         if key in self._old:
-            self.taken[name] = None
-        return tensors
+            self.taken[entry.name] = None
+        return entry.tensors
+
+
+@dataclass(frozen=True)
+class _Entry:
+    tensors: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    name: str
+
+
+def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    return tuple(tensor._version for tensor in tensors)

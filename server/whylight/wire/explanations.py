@@ -100,6 +100,7 @@ def explanation_to_proto(explanation: Explanation) -> pb.Explanation:
             decode_time=seconds_to_duration(execution.decode_time),
             render_time=seconds_to_duration(execution.render_time),
             device=execution.device,
+            shared=execution.shared,
         ),
     )
 
@@ -131,6 +132,7 @@ def explanation_from_proto(message: pb.Explanation) -> Explanation:
                 duration_to_seconds(execution.decode_time),
                 duration_to_seconds(execution.render_time),
                 execution.device,
+                tuple(execution.shared),
             ),
         )
 

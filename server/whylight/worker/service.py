@@ -41,7 +41,7 @@ class DecodedItem:
     id: int
     input: DecodedInput
     targets: tuple[Target, ...]
-    seed: int
+    seeds: tuple[int, ...]
 
 
 class ExplainerService:
@@ -94,7 +94,7 @@ class ExplainerService:
             request_id=question.request_id,
             cost=plan.cost,
             cost_per_target=plan.cost_per_target,
-            stochastic=plan.stochastic,
+            stochastic=[method.stochastic for method in plan.methods],
         )
 
     def plan(self, spec: worker_pb2.PlanSpec) -> ExplanationPlan:
@@ -108,10 +108,12 @@ class ExplainerService:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-        plan = self._explainer.plan(
+        plan = self._explainer.plan_methods(
             spec.model,
-            spec.method.name,
-            struct_to_dict(spec.method.options, "method.options"),
+            [
+                (method.name, struct_to_dict(method.options, f"methods[{index}].options"))
+                for index, method in enumerate(spec.methods)
+            ],
             outputs_from_proto(spec.outputs),
             spec.top_predictions,
         )
@@ -129,7 +131,8 @@ class ExplainerService:
         """
         targets = targets_from_proto(item.input.targets, "input.targets")
         data = input_from_proto(item.input, "input", max_elements=self._explainer.limits.tensor_elements)
-        return DecodedItem(item.item_id, self._explainer.decode(plan, data), targets, item.seed)
+        seeds = tuple(item.seeds) or (0,) * len(plan.methods)
+        return DecodedItem(item.item_id, self._explainer.decode(plan, data), targets, seeds)
 
     def explain(
         self, plan: ExplanationPlan, items: Sequence[DecodedItem], cancels: Sequence[CancelToken]
@@ -139,7 +142,7 @@ class ExplainerService:
             plan,
             [item.input for item in items],
             [item.targets for item in items],
-            [item.seed for item in items],
+            [item.seeds for item in items],
             cancels,
         )
 
