@@ -1,8 +1,8 @@
 // What follows the GEMM of a Gram matrix on the CPU: tile beside mirrored tile, in place, in one pass. What lies below
 // the diagonal is written but never read, so that the GEMM need not compute it.
 //
-// A task is a tile above the diagonal and its mirror image below, of one matrix; the tasks' sums are added in a fixed
-// order. So the bits of a result depend on neither the batch nor the number of threads.
+// A task is a block of tiles above the diagonal and its mirror image below, of one matrix; the tasks' sums are added in
+// a fixed order. So the bits of a result depend on neither the batch nor the number of threads.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -17,6 +17,7 @@ namespace whylight::gram {
 namespace {
 
 constexpr int64_t kTile = 48;                  // of rows and columns; by measurement, 32 and 64 are slower
+constexpr int64_t kBlock = 4 * kTile;          // of tiles of a task: below the diagonal, every row is another page
 constexpr int64_t kElementsPerTask = 1 << 15;  // below this, handing work to a thread costs more than it saves
 
 template <class T>
@@ -26,8 +27,8 @@ struct Work {
   T* sums;          // [N, tasks per matrix]
   Arguments arguments;
 
-  int64_t tiles() const { return (arguments.channels + kTile - 1) / kTile; }
-  int64_t tasks_per_matrix() const { return tiles() * (tiles() + 1) / 2; }
+  int64_t blocks() const { return (arguments.channels + kBlock - 1) / kBlock; }
+  int64_t tasks_per_matrix() const { return blocks() * (blocks() + 1) / 2; }
 };
 
 // Turns a tile: `rows` x `columns` of `to` from the `columns` x `rows` of `from`. Whole rows are written, so that of
@@ -44,6 +45,32 @@ template <class T>
 WHYLIGHT_INLINE void take(const T* from, int64_t stride, int64_t rows, int64_t columns, T* tile) {
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < columns; ++c) tile[r * kTile + c] = from[r * stride + c];
+  }
+}
+
+// Asks for the rows of a tile ahead of time: they lie too far apart for the processor to foresee them.
+template <class T>
+WHYLIGHT_INLINE void fetch(const T* from, int64_t stride, int64_t rows, int64_t columns) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; c += line) __builtin_prefetch(from + r * stride + c);
+    __builtin_prefetch(from + r * stride + columns - 1);
+  }
+}
+
+// Asks for all that finish_tiles reads and writes.
+template <bool HasTarget, class T>
+WHYLIGHT_INLINE void fetch_tiles(const Work<T>& work, int64_t matrix, int64_t row, int64_t column) {
+  const int64_t channels = work.arguments.channels;
+  const int64_t rows = std::min(kTile, channels - row), columns = std::min(kTile, channels - column);
+  const int64_t upper = row * channels + column, lower = column * channels + row;
+  const T* gram = work.gram + matrix * channels * channels;
+  fetch(gram + upper, channels, rows, columns);
+  fetch(gram + lower, channels, columns, rows);
+  if constexpr (HasTarget) {
+    const T* target = work.target + matrix * work.arguments.target_stride;
+    fetch(target + upper, channels, rows, columns);
+    fetch(target + lower, channels, columns, rows);
   }
 }
 
@@ -85,17 +112,34 @@ WHYLIGHT_INLINE T finish_tiles(const Work<T>& work, int64_t matrix, int64_t row,
   return sum;
 }
 
+// The tiles on and above the diagonal of the block at (row, column), and their mirror images.
+template <bool HasTarget, class T>
+WHYLIGHT_INLINE T finish_block(const Work<T>& work, int64_t matrix, int64_t row, int64_t column) {
+  const int64_t channels = work.arguments.channels;
+  const int64_t last_row = std::min(row + kBlock, channels), last_column = std::min(column + kBlock, channels);
+  T sum = 0;
+  for (int64_t r = row; r < last_row; r += kTile) {
+    for (int64_t c = std::max(column, r); c < last_column; c += kTile) {
+      const bool ends_row = c + kTile >= last_column;
+      const int64_t next_row = ends_row ? r + kTile : r,
+                    next_column = ends_row ? std::max(column, next_row) : c + kTile;
+      if (next_row < last_row) fetch_tiles<HasTarget>(work, matrix, next_row, next_column);
+      sum += r == c ? finish_tiles<HasTarget, true>(work, matrix, r, c)
+                    : finish_tiles<HasTarget, false>(work, matrix, r, c);
+    }
+  }
+  return sum;
+}
+
 template <bool HasTarget, class T>
 WHYLIGHT_INLINE void finish_any(const Work<T>& work, int64_t begin, int64_t end) {
-  const int64_t tiles = work.tiles(), per_matrix = work.tasks_per_matrix();
-  int64_t row = 0, first = 0;  // the tasks of a matrix go row by row of tiles; `first` is the first one of `row`
+  const int64_t blocks = work.blocks(), per_matrix = work.tasks_per_matrix();
+  int64_t row = 0, first = 0;  // the tasks of a matrix go row by row of blocks; `first` is the first one of `row`
   for (int64_t task = begin; task < end; ++task) {
     const int64_t within = task % per_matrix;
     if (within < first) row = first = 0;
-    while (within >= first + tiles - row) first += tiles - row++;
-    const int64_t matrix = task / per_matrix, column = row + within - first;
-    const T sum = row == column ? finish_tiles<HasTarget, true>(work, matrix, row * kTile, row * kTile)
-                                : finish_tiles<HasTarget, false>(work, matrix, row * kTile, column * kTile);
+    while (within >= first + blocks - row) first += blocks - row++;
+    const T sum = finish_block<HasTarget>(work, task / per_matrix, row * kBlock, (row + within - first) * kBlock);
     if constexpr (HasTarget) work.sums[task] = sum;
   }
 }
@@ -120,7 +164,7 @@ WHYLIGHT_CLONES void finish(const Work<double>& work, int64_t begin, int64_t end
 template <class T>
 void run(const Work<T>& work) {
   const int64_t tasks = work.arguments.matrices * work.tasks_per_matrix();
-  constexpr int64_t grain = std::max<int64_t>(1, kElementsPerTask / (2 * kTile * kTile));
+  constexpr int64_t grain = std::max<int64_t>(1, kElementsPerTask / (2 * kBlock * kBlock));
   torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) { finish(work, begin, end); });
 }
 

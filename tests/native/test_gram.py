@@ -77,6 +77,9 @@ def test_the_loss_equals_its_definition_in_double_precision(shape, layout, share
     expected = ops.gram_loss_reference(features, target, weights=weights, normalisation="lucid")
     assert loss.shape == (shape[0],)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    with torch.no_grad():  # which is computed otherwise
+        alone = ops.gram_loss(features, target, weights=weights, normalisation="lucid")
+    torch.testing.assert_close(alone, expected.detach(), rtol=1e-12, atol=0)
     upstream = torch.randn_like(expected)
     actual = torch.autograd.grad(loss, (features, weights), upstream)
     for mine, plain in zip(actual, torch.autograd.grad(expected, (features, weights), upstream), strict=True):
@@ -176,7 +179,9 @@ def test_keeps_the_difference_alone_for_the_gradient():
 def test_the_loss_of_its_own_target_is_exactly_zero():
     for shape in [(2, 130, 17, 19), (3, 64, 9, 9)]:
         features = features_of(shape, "contiguous", torch.float32)
-        assert torch.equal(ops.gram_loss(features, ops.gram(features)), torch.zeros(shape[0]))
+        target = ops.gram(features)
+        assert torch.equal(ops.gram_loss(features, target), torch.zeros(shape[0]))
+        assert torch.equal(ops.gram_loss(features.requires_grad_(), target), torch.zeros(shape[0]))
 
 
 def test_one_image_of_a_batch_does_not_see_the_others():
@@ -195,7 +200,7 @@ def test_one_image_of_a_batch_does_not_see_the_others():
 
 @pytest.mark.skipif(not ops.native_status().available, reason=ops.native_status().description)
 def test_the_pass_after_the_product_has_the_same_bits_for_any_batch_and_number_of_threads(threads):
-    products, target = torch.randn(5, 200, 200), torch.randn(200, 200)
+    products, target = torch.randn(5, 290, 290), torch.randn(290, 290)  # more than one block, and no whole tiles
     results = []
     for count in (1, 2, 3):
         threads(count)
@@ -209,6 +214,16 @@ def test_the_pass_after_the_product_has_the_same_bits_for_any_batch_and_number_o
     for squares, difference in results[1:3]:
         assert torch.equal(squares, results[0][0])
         assert torch.equal(difference, results[0][1])
+
+
+@pytest.mark.parametrize("shape", [(3, 200, 5, 5), (2, 260, 9, 9)], ids=str)
+def test_the_loss_without_a_gradient_has_the_same_bits_in_any_batch(shape, threads):
+    features = features_of(shape, "contiguous", torch.float32)
+    targets = target_of(features, shared=False).float()
+    threads(1)
+    together = ops.gram_loss(features, targets)
+    for n in range(shape[0]):
+        assert torch.equal(ops.gram_loss(features[n : n + 1], targets[n]), together[n : n + 1])
 
 
 @pytest.mark.skipif(not ops.native_status().available, reason=ops.native_status().description)
@@ -268,6 +283,7 @@ def test_opcheck(dtype, device):
     target = target_of(features).to(torch.float64 if dtype == torch.float64 else torch.float32)
     torch.library.opcheck(torch.ops.whylight.gram.default, (features, "gatys"))
     torch.library.opcheck(torch.ops.whylight.gram_loss.default, (features, target, "lucid"))
+    torch.library.opcheck(torch.ops.whylight.gram_distance.default, (features.detach(), target, "lucid"))
 
 
 def test_compiles_whole():

@@ -74,7 +74,10 @@ def gram_loss(
     if target.requires_grad:
         raise ValueError("gram_loss: target must not require a gradient, since none is computed; detach it")
     target = target.to(_result_dtype(features))
-    loss: Tensor = torch.ops.whylight.gram_loss.default(features, target, normalisation)[0]
+    if features.requires_grad and torch.is_grad_enabled():
+        loss: Tensor = torch.ops.whylight.gram_loss.default(features, target, normalisation)[0]
+    else:
+        loss = torch.ops.whylight.gram_distance.default(features, target, normalisation)
     return loss if weights is None else loss * weights.to(loss.dtype)
 
 
@@ -114,7 +117,7 @@ def _products(features: Tensor, scale: float) -> Tensor:
     flat = flat.to(_result_dtype(features))
     images, channels, positions = flat.shape
     none = flat.new_zeros(())
-    if not flat.is_cpu or channels * channels * positions < _BLOCKED_PRODUCTS:
+    if not _is_large(flat):
         return torch.baddbmm(none.expand(images, channels, channels), flat, flat.mT, beta=0, alpha=scale)
     result = flat.new_empty(images, channels, channels)
     # Few rows waste little below the diagonal, many are multiplied faster; chosen by measurement, by C alone.
@@ -124,6 +127,12 @@ def _products(features: Tensor, scale: float) -> Tensor:
             block = out[row : row + rows, row:]
             torch.addmm(none, image[row : row + rows], image[row:].mT, beta=0, alpha=scale, out=block)
     return result
+
+
+def _is_large(features: Tensor) -> bool:
+    """Say whether images are to be taken one by one, and a product in blocks: on the CPU, where it costs less."""
+    channels, positions = features.shape[1], features.shape[2:].numel()
+    return features.is_cpu and channels * channels * positions >= _BLOCKED_PRODUCTS
 
 
 def _is_native(products: Tensor) -> bool:
@@ -199,6 +208,24 @@ def _gram_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
 
 
 _gram.register_autograd(_gram_backward, setup_context=_keep_features)
+
+
+@torch.library.custom_op("whylight::gram_distance", mutates_args=())
+def _gram_distance(features: Tensor, target: Tensor, normalisation: str) -> Tensor:
+    if _is_large(features) and len(features) > 1:  # the passes over an image's matrix find it in the cache
+        targets = target.expand(len(features), *target.shape[-2:])
+        each = (_gram_distance(f[None], t, normalisation) for f, t in zip(features, targets, strict=True))
+        return torch.cat(list(each))
+    products = _products(features, _scale(features, normalisation))
+    if not products.is_cpu:
+        return _difference(products, target)[0]
+    # Row by row, so that the order of the sum does not depend on the threads.
+    return _mirrored(products).sub_(target).square_().sum(2).sum(1)
+
+
+@_gram_distance.register_fake
+def _(features: Tensor, target: Tensor, normalisation: str) -> Tensor:
+    return features.new_empty((features.shape[0],), dtype=_result_dtype(features))
 
 
 @torch.library.custom_op("whylight::gram_loss", mutates_args=())
