@@ -162,7 +162,8 @@ print(ops.native_status().description)
     assert "whylight runs without its native operators" in done.stderr
 
 
-def test_a_stale_extension_is_loud(caplog):
+def test_a_stale_extension_is_loud(caplog, monkeypatch):
+    monkeypatch.setattr(native, "_CSRC", ROOT / "csrc")  # as in a checkout, also where a wheel is tested
     fresh = types.ModuleType("_C")
     fresh.source_digest = source_digest(ROOT / "csrc")
     stale = types.ModuleType("_C")
