@@ -115,7 +115,7 @@ def _products(features: Tensor, scale: float) -> Tensor:
     if features.is_cuda and features.dtype in _HALVES:
         return torch.bmm(flat, flat.mT, out_dtype=torch.float32).mul_(scale)
     flat = flat.to(_result_dtype(features))
-    images, channels, positions = flat.shape
+    images, channels = flat.shape[:2]
     none = flat.new_zeros(())
     if not _is_large(flat):
         return torch.baddbmm(none.expand(images, channels, channels), flat, flat.mT, beta=0, alpha=scale)
