@@ -230,9 +230,7 @@ def test_methods_of_one_call_share_their_work_and_give_the_bits_of_single_calls(
         del single.methods[:]
         single.methods.add(name=name)
         for one, alone in zip(together, stub.Explain(single, timeout=120).results, strict=True):
-            pairs = zip(
-                one.explained.explanations[2 * index : 2 * index + 2], alone.explained.explanations, strict=True
-            )
+            theirs = one.explained.explanations[2 * index : 2 * index + 2]
             for explanation, other in zip(theirs, alone.explained.explanations, strict=True):
                 explanation.ClearField("execution")
                 other.ClearField("execution")
