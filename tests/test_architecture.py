@@ -45,6 +45,7 @@ FORBIDDEN = {
     "worker": {"grpc", "whylight.rpc", "whylight.client"},
     "subject": {"grpc", "whylight.rpc", "whylight.engine", "whylight.wire", "google"},
     "models": {"grpc", "whylight.rpc", "whylight.engine", "whylight.wire", "google"},
+    "synthesis": {"grpc", "google", "whylight.rpc", "whylight.engine", "whylight.wire", "whylight.models"},
     "ops": {
         "grpc",
         "google",
@@ -55,7 +56,7 @@ FORBIDDEN = {
         "whylight.models",
     },
 }
-PUBLIC = {"whylight", "whylight.ops"}
+PUBLIC = {"whylight", "whylight.ops", "whylight.synthesis"}
 
 
 def modules_of(folder: Path) -> list[Path]:
@@ -137,7 +138,7 @@ def test_an_import_stays_light(modules: str, absent: set[str]) -> None:
 def test_every_public_name_exists_and_is_listed() -> None:
     import whylight
 
-    assert sorted(whylight.__all__) == sorted({*whylight._HOME, "ops"})
+    assert sorted(whylight.__all__) == sorted({*whylight._HOME, *whylight._NAMESPACES})
     for name in whylight.__all__:
         assert getattr(whylight, name) is not None
 

@@ -11,37 +11,93 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whylight import ops as ops
-    from whylight.artifact import Artifact, Box, Boxes, Map, Picture
+    from whylight import synthesis as synthesis
+    from whylight.artifact import Artifact, Box, Boxes, Map, Picture, Point, Points, Table
     from whylight.client import AsyncClient, Client
     from whylight.errors import InvalidInput, NotFound, Unsupported, WhylightError
     from whylight.explanation import Explained, Explanation, Prediction
     from whylight.hookspecs import hookimpl
     from whylight.in_process import explain
-    from whylight.method import Attribution, Batch, Maps, Method, Need, Presentation
-    from whylight.models import Model, ModelSource, OpenedModel, Transform
+    from whylight.method import (
+        Attribution,
+        Batch,
+        Inspected,
+        Inspection,
+        InspectionTask,
+        Maps,
+        Method,
+        Need,
+        Presentation,
+        Progress,
+        Synthesis,
+        Synthesised,
+        SynthesisTask,
+    )
+    from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
     from whylight.options import LAST_SPATIAL, Layer, Options
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.profile import PROFILES, Profile
     from whylight.subject import Altered, BackwardRule, DeconvnetRelu, FunctionCall, GuidedRelu, Subject
-    from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
+    from whylight.target import (
+        ClassIndex,
+        ClassLabel,
+        Contrast,
+        Detection,
+        Latent,
+        Neuron,
+        Objective,
+        OutputIndex,
+        Rank,
+        Region,
+        Similarity,
+        Target,
+    )
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture"),
+    "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture", "Point", "Points", "Table"),
     "client": ("AsyncClient", "Client"),
     "errors": ("InvalidInput", "NotFound", "Unsupported", "WhylightError"),
     "explanation": ("Explained", "Explanation", "Prediction"),
     "hookspecs": ("hookimpl",),
     "in_process": ("explain",),
-    "method": ("Attribution", "Batch", "Maps", "Method", "Need", "Presentation"),
-    "models": ("Model", "ModelSource", "OpenedModel", "Transform"),
+    "method": (
+        "Attribution",
+        "Batch",
+        "Inspected",
+        "Inspection",
+        "InspectionTask",
+        "Maps",
+        "Method",
+        "Need",
+        "Presentation",
+        "Progress",
+        "Synthesised",
+        "Synthesis",
+        "SynthesisTask",
+    ),
+    "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
     "options": ("LAST_SPATIAL", "Layer", "Options"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "profile": ("PROFILES", "Profile"),
     "subject": ("Altered", "BackwardRule", "DeconvnetRelu", "FunctionCall", "GuidedRelu", "Subject"),
-    "target": ("ClassIndex", "ClassLabel", "Latent", "Neuron", "Objective", "OutputIndex", "Rank", "Region", "Target"),
+    "target": (
+        "ClassIndex",
+        "ClassLabel",
+        "Contrast",
+        "Detection",
+        "Latent",
+        "Neuron",
+        "Objective",
+        "OutputIndex",
+        "Rank",
+        "Region",
+        "Similarity",
+        "Target",
+    ),
 }
+_NAMESPACES = ("ops", "synthesis")
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -65,6 +121,9 @@ __all__ = [
     "Explanation",
     "FunctionCall",
     "GuidedRelu",
+    "Inspected",
+    "Inspection",
+    "InspectionTask",
     "InvalidInput",
     "Latent",
     "Layer",
@@ -85,12 +144,20 @@ __all__ = [
     "PictureFormat",
     "PictureOutput",
     "PictureStyle",
+    "Point",
+    "Points",
     "Prediction",
     "Presentation",
     "Profile",
+    "Progress",
     "Rank",
     "Region",
+    "Similarity",
     "Subject",
+    "Synthesis",
+    "SynthesisTask",
+    "Synthesised",
+    "Table",
     "Target",
     "Transform",
     "Unsupported",
@@ -98,12 +165,13 @@ __all__ = [
     "explain",
     "hookimpl",
     "ops",
+    "synthesis",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":
-        return importlib.import_module("whylight.ops")
+    if name in _NAMESPACES:
+        return importlib.import_module(f"whylight.{name}")
     if name in _HOME:
         value = getattr(importlib.import_module(f"whylight.{_HOME[name]}"), name)
         globals()[name] = value

@@ -30,6 +30,13 @@ class Picture:
     width: int
     height: int
 
+    @classmethod
+    def of(cls, name: str, pixels: npt.NDArray[Any]) -> Picture:
+        """Return pixels uint8 `[H, W]` or `[H, W, 3]` as a PNG."""
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        return cls(name, file.getvalue(), "image/png", pixels.shape[1], pixels.shape[0])
+
     def image(self) -> Image.Image:
         """Decode the picture."""
         return Image.open(io.BytesIO(self.data))
@@ -55,4 +62,30 @@ class Boxes:
     canvas: Canvas = Canvas.ORIGINAL
 
 
-Artifact: TypeAlias = Map | Picture | Boxes
+@dataclass(frozen=True)
+class Point:
+    """A labelled point in the plane; the label may be empty."""
+
+    x: float
+    y: float
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points in the plane, such as the codes of a data set."""
+
+    name: str
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the names of its columns, and rows with a text, a number, a truth or nothing for each of them."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | bool | None, ...], ...]
+
+
+Artifact: TypeAlias = Map | Picture | Boxes | Points | Table

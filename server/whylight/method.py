@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +17,7 @@ from whylight.target import Target
 if TYPE_CHECKING:
     import torch
 
+    from whylight.artifact import Artifact
     from whylight.subject import Subject
     from whylight.subject.cancel import CancelToken
 
@@ -115,3 +116,91 @@ class Attribution(Method):
     def presentation(self, options: Any) -> Presentation:
         """Return how the map is to be shown."""
         return Presentation()
+
+
+@dataclass(frozen=True)
+class SynthesisTask:
+    """Pictures that are made together, for one caller or several; none has an influence on another one.
+
+    There are B of them. `targets` has what each is to show (None where the caller named nothing), `seeds` one seed for
+    each, `size` the (H, W) to be made. `pictures` are those that the callers gave, `[B, P, C, H, W]` of 0 (black) to 1
+    (white), in the order of the method's `takes`; P may be 0.
+    """
+
+    targets: tuple[Target | None, ...]
+    pictures: torch.Tensor
+    seeds: tuple[int, ...]
+    size: tuple[int, int]
+    cancel: CancelToken
+
+    def generators(self) -> list[torch.Generator]:
+        """Return a source of random numbers for each picture, on the CPU, always at its beginning."""
+        import torch
+
+        return [torch.Generator().manual_seed(seed) for seed in self.seeds]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far long work has come: step `step` of `total`.
+
+    `losses` are `[B]` by name; `images` `[B, C, H, W]`, 0 black and 1 white, are what there is to see by now.
+    """
+
+    step: int
+    total: int
+    losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    images: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Synthesised:
+    """What a synthesis made: images `[B, C, H, W]`, 0 black and 1 white, and numbers `[B]` by which to check them."""
+
+    images: torch.Tensor
+    checks: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Synthesis(Method):
+    """A method that makes pictures of what a model has learned."""
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    """The pictures that it takes, in order, such as ("content", "style"); "start?" may be left out."""
+    wants_target: ClassVar[bool] = True
+    """Whether the caller must name a target."""
+
+    @abc.abstractmethod
+    def synthesise(self, subject: Subject, task: SynthesisTask, options: Any) -> Iterator[Progress | Synthesised]:
+        """Make the pictures of `task`: yield `Progress` at every step, and in the end one `Synthesised`.
+
+        Between two steps the server does other work, and stops for good where nobody waits any more.
+        """
+
+
+@dataclass(frozen=True)
+class InspectionTask:
+    """What one caller wants to see.
+
+    `inputs` are the caller's, `[P, C, H, W]` normalised by the model's transform; P may be 0. `targets` are as named.
+    """
+
+    inputs: torch.Tensor
+    targets: tuple[Target, ...]
+    seed: int
+    cancel: CancelToken
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What an inspection found: artifacts, each under its name, and numbers by which to check them."""
+
+    artifacts: tuple[Artifact, ...]
+    checks: Mapping[str, float] = field(default_factory=dict)
+
+
+class Inspection(Method):
+    """A method that shows what a model sees inside."""
+
+    @abc.abstractmethod
+    def inspect(self, subject: Subject, task: InspectionTask, options: Any) -> Iterator[Progress | Inspected]:
+        """Look: yield `Progress` now and then where it takes long, and in the end one `Inspected`."""

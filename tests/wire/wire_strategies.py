@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from whylight import errors, outputs, target
-from whylight.artifact import Box, Boxes, Map, Picture
+from whylight.artifact import Box, Boxes, Map, Picture, Point, Points, Table
 from whylight.explanation import Execution, Explained, Explanation, Prediction
 
 names = st.text(min_size=1, max_size=12)
@@ -78,7 +78,25 @@ tensors = st.sampled_from([np.float32, np.float16, np.uint8]).flatmap(
     lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
 )
 
+cells = (
+    st.none()
+    | st.booleans()
+    | st.text(max_size=5)
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+tables = st.integers(0, 3).flatmap(
+    lambda width: st.builds(
+        Table,
+        names,
+        st.lists(st.text(max_size=5), min_size=width, max_size=width).map(tuple),
+        st.lists(st.lists(cells, min_size=width, max_size=width).map(tuple), max_size=3).map(tuple),
+    )
+)
+
 artifacts = st.one_of(
+    tables,
+    st.builds(Points, names, st.lists(st.builds(Point, floats, floats, st.text(max_size=5)), max_size=3).map(tuple)),
     st.builds(Map, names, tensors),
     st.builds(
         Picture,

@@ -6,10 +6,9 @@ field; `field` is the path of the message that is read, such as ``inputs[3].tens
 
 from __future__ import annotations
 
+from whylight.wire.artifacts import artifact_from_proto, artifact_to_proto
 from whylight.wire.errors import error_from_proto, error_to_proto
 from whylight.wire.explanations import (
-    artifact_from_proto,
-    artifact_to_proto,
     explained_from_proto,
     explained_to_proto,
     explanation_from_proto,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from whylight.artifact import Artifact, Box, Boxes, Map, Picture
-from whylight.errors import InternalError, InvalidInput, WhylightError
+from whylight.errors import WhylightError
 from whylight.explanation import Execution, Explained, Explanation, Prediction
 from whylight.v1 import explanation_pb2 as pb
+from whylight.wire.artifacts import artifact_from_proto, artifact_to_proto, size_to_proto
 from whylight.wire.errors import error_from_proto, error_to_proto
-from whylight.wire.inputs import array_to_tensor, tensor_to_array
 from whylight.wire.options import dict_to_struct, struct_to_dict
-from whylight.wire.outputs import CANVASES, canvas_to_proto
+from whylight.wire.reading import reading, unreadable
 from whylight.wire.scalars import duration_to_seconds, integer, seconds_to_duration
 from whylight.wire.targets import target_from_proto, target_to_proto
 
@@ -32,7 +28,7 @@ def result_from_proto(message: pb.InputResult) -> Explained | WhylightError:
     """
     outcome = message.WhichOneof("outcome")
     if outcome is None:
-        raise _unreadable("a result holds neither an answer nor an error")
+        raise unreadable("a result holds neither an answer nor an error")
     if outcome == "error":
         return error_from_proto(message.error)
     return explained_from_proto(message.explained)
@@ -43,8 +39,8 @@ def explained_to_proto(explained: Explained) -> pb.Explained:
     return pb.Explained(
         predictions=[prediction_to_proto(prediction) for prediction in explained.predictions],
         explanations=[explanation_to_proto(explanation) for explanation in explained.explanations],
-        original_size=_size(explained.original_size),
-        input_size=_size(explained.input_size),
+        original_size=size_to_proto(explained.original_size),
+        input_size=size_to_proto(explained.input_size),
     )
 
 
@@ -112,7 +108,7 @@ def explanation_from_proto(message: pb.Explanation) -> Explanation:
         InternalError: it is not one that this version can read (RESPONSE_INVALID).
     """
     execution = message.execution
-    with _reading(f"the explanation by {message.method}"):
+    with reading(f"the explanation by {message.method}"):
         return Explanation(
             method=message.method,
             method_version=message.method_version,
@@ -135,61 +131,3 @@ def explanation_from_proto(message: pb.Explanation) -> Explanation:
                 tuple(execution.shared),
             ),
         )
-
-
-def artifact_to_proto(artifact: Artifact) -> pb.Artifact:
-    """Return an artifact as a message."""
-    match artifact:
-        case Map():
-            return pb.Artifact(name=artifact.name, tensor=array_to_tensor(artifact.array))
-        case Picture():
-            return pb.Artifact(
-                name=artifact.name,
-                picture=pb.Picture(
-                    media_type=artifact.media_type, data=artifact.data, size=_size((artifact.width, artifact.height))
-                ),
-            )
-        case Boxes():
-            boxes = [
-                pb.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom, score=box.score)
-                for box in artifact.boxes
-            ]
-            return pb.Artifact(name=artifact.name, boxes=pb.Boxes(boxes=boxes, canvas=canvas_to_proto(artifact.canvas)))
-
-
-def artifact_from_proto(message: pb.Artifact) -> Artifact:
-    """Return a message as an artifact.
-
-    Raises:
-        InternalError: it is of a kind that this version does not know, or is damaged (RESPONSE_INVALID).
-    """
-    kind = message.WhichOneof("content")
-    if kind == "tensor":
-        with _reading(f"the artifact {message.name!r}"):
-            return Map(message.name, tensor_to_array(message.tensor))
-    if kind == "picture":
-        picture = message.picture
-        return Picture(message.name, picture.data, picture.media_type, picture.size.width, picture.size.height)
-    if kind == "boxes":
-        if message.boxes.canvas not in CANVASES:
-            raise _unreadable(f"the boxes {message.name!r} count in an unknown frame")
-        boxes = (Box(box.left, box.top, box.right, box.bottom, box.score) for box in message.boxes.boxes)
-        return Boxes(message.name, tuple(boxes), CANVASES[message.boxes.canvas])
-    raise _unreadable(f"the artifact {message.name!r} is of a kind that this version cannot read ({kind})")
-
-
-def _size(size: tuple[int, int]) -> pb.Size:
-    return pb.Size(width=size[0], height=size[1])
-
-
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """Turn "you sent something wrong" into "we got something wrong": here the other side is the one that answers."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise _unreadable(f"{what} cannot be read: {error.message}") from error
-
-
-def _unreadable(message: str) -> InternalError:
-    return InternalError(message, reason="RESPONSE_INVALID")

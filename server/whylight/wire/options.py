@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from google.protobuf.struct_pb2 import ListValue, NullValue, Struct, Value
@@ -27,6 +27,14 @@ def struct_to_dict(struct: Struct, field: str = "options") -> dict[str, Any]:
 def list_to_values(values: ListValue, field: str) -> list[Any]:
     """Return a ListValue as a list, under the rules of `struct_to_dict`."""
     return [_read(value, f"{field}[{index}]") for index, value in enumerate(values.values)]
+
+
+def values_to_list(values: Iterable[Any], field: str) -> ListValue:
+    """Return JSON values as a ListValue, under the rules of `dict_to_struct`."""
+    message = ListValue()
+    for index, value in enumerate(values):
+        _write(message.values.add(), value, f"{field}[{index}]", 0)
+    return message
 
 
 def dict_to_struct(values: Mapping[str, Any], field: str = "options") -> Struct:
