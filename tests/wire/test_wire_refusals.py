@@ -204,7 +204,12 @@ def test_struct_values_that_mean_nothing():
     "artifact",
     [
         pb.Artifact(name="a"),
-        pb.Artifact(name="a", points=pb.Points()),
+        pb.Artifact(
+            name="a",
+            table=pb.Table(
+                columns=["x"], rows=[struct_pb2.ListValue(values=[struct_pb2.Value(number_value=math.inf)])]
+            ),
+        ),
         pb.Artifact(name="a", boxes=pb.Boxes()),
         pb.Artifact(name="a", tensor=pb.Tensor(dtype=FLOAT32, shape=[2], data=b"1")),
     ],
