@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         SynthesisTask,
     )
     from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
-    from whylight.options import LAST_SPATIAL, Layer, Options
+    from whylight.options import LAST_SPATIAL, Layer, Options, PlainOptions
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.profile import PROFILES, Profile
     from whylight.subject import Altered, BackwardRule, DeconvnetRelu, FunctionCall, GuidedRelu, Subject
@@ -78,7 +78,7 @@ _HOMES = {
         "SynthesisTask",
     ),
     "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
-    "options": ("LAST_SPATIAL", "Layer", "Options"),
+    "options": ("LAST_SPATIAL", "Layer", "Options", "PlainOptions"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "profile": ("PROFILES", "Profile"),
     "subject": ("Altered", "BackwardRule", "DeconvnetRelu", "FunctionCall", "GuidedRelu", "Subject"),
@@ -144,6 +144,7 @@ __all__ = [
     "PictureFormat",
     "PictureOutput",
     "PictureStyle",
+    "PlainOptions",
     "Point",
     "Points",
     "Prediction",

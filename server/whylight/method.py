@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from whylight.options import Options
+from whylight.options import Options, PlainOptions
 from whylight.target import Target
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Batch:
 
     `inputs` is `[N, C, H, W]` on the model's device, normalised by the model's transform. There are M >= N targets;
     target `m` is of input `rows[m]`, and `rows` never decreases. `seeds` has one seed per input (stochastic methods:
-    draw from ``batch.generator(n)``, so that an input gets the same numbers alone and in any batch).
+    draw from ``batch.generator(n)``, so that an input gets the same numbers alone and in any batch). `companions` are
+    what the model takes besides the inputs, by name, `[N, ...]`; the subject gives each run those of its rows.
     """
 
     inputs: torch.Tensor
@@ -57,6 +58,11 @@ class Batch:
     rows: tuple[int, ...]
     cancel: CancelToken
     seeds: tuple[int, ...] = ()
+    companions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def companions_at(self, rows: slice | torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the companions of some rows."""
+        return {name: values[rows] for name, values in self.companions.items()}
 
     def generator(self, row: int) -> torch.Generator:
         """Return the source of random numbers of input `row`, always at its beginning."""
@@ -89,7 +95,7 @@ class Method(abc.ABC):
     """What it needs of a model."""
     stochastic: ClassVar[bool] = False
     """Whether it draws random numbers (from ``batch.generator`` only)."""
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[PlainOptions]] = PlainOptions
     """What a caller may set."""
 
     @classmethod
@@ -108,6 +114,8 @@ class Method(abc.ABC):
 
 class Attribution(Method):
     """A method that says why the model answered this for an input."""
+
+    Options: ClassVar[type[Options]] = Options
 
     @abc.abstractmethod
     def attribute(self, subject: Subject, batch: Batch, options: Any) -> torch.Tensor | Maps:

@@ -23,10 +23,14 @@ Layer: TypeAlias = Annotated[
 ProfileName: TypeAlias = Literal["paper", "pytorch-grad-cam", "captum", "torchcam"]
 
 
-class Options(BaseModel):
-    """Options of a method. Subclass it inside the method; unknown options are refused, values are never changed."""
+class PlainOptions(BaseModel):
+    """Options of a synthesis or an inspection. Unknown options are refused, values are never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Options(PlainOptions):
+    """Options of an attribution. Subclass it beside the method, as `PlainOptions`; it adds the numeric profile."""
 
     profile: ProfileName = Field(
         "paper",
@@ -34,7 +38,7 @@ class Options(BaseModel):
     )
 
 
-AnyOptions = TypeVar("AnyOptions", bound=Options)
+AnyOptions = TypeVar("AnyOptions", bound=PlainOptions)
 
 
 def parse_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptions:
@@ -54,7 +58,7 @@ def parse_options(kind: type[AnyOptions], values: Mapping[str, Any]) -> AnyOptio
         raise InvalidInput(summary, reason="OPTION_INVALID", violations=violations) from None
 
 
-def _describe(kind: type[Options], detail: Any) -> str:
+def _describe(kind: type[PlainOptions], detail: Any) -> str:
     if detail["type"] == "extra_forbidden":
         return f"unknown option; the options are {', '.join(sorted(kind.model_fields))}"
     return str(detail["msg"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whylight.testing.fingerprint import fingerprint
+    from whylight.testing.making import run_inspection, run_synthesis
     from whylight.testing.method_tests import MethodTests
     from whylight.testing.networks import conv_gap_net, functional_relu_net, relu_net, tuple_output_net
     from whylight.testing.running import run_method
@@ -27,7 +28,9 @@ _HOMES = {
     "fingerprint": "fingerprint",
     "functional_relu_net": "networks",
     "relu_net": "networks",
+    "run_inspection": "making",
     "run_method": "running",
+    "run_synthesis": "making",
     "tuple_output_net": "networks",
 }
 
@@ -37,7 +40,9 @@ __all__ = [
     "fingerprint",
     "functional_relu_net",
     "relu_net",
+    "run_inspection",
     "run_method",
+    "run_synthesis",
     "tuple_output_net",
 ]
 
