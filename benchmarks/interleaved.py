@@ -6,9 +6,18 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+Clock = Callable[[Callable[[], object]], float]
+
+
+def wall_seconds(run: Callable[[], object]) -> float:
+    """Call `run` and return how many seconds that took."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], object]], seconds: float, least: int = 5
+    contestants: Mapping[str, Callable[[], object]], seconds: float, least: int = 5, clock: Clock = wall_seconds
 ) -> dict[str, list[float]]:
     """Call all functions in turns for `seconds`, each at least `least` times, and return their times in seconds."""
     for run in contestants.values():
@@ -18,9 +27,7 @@ def interleaved(
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
         for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock(run))
     return times
 
 

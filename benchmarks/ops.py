@@ -1,129 +1,163 @@
-"""Times the fused operators against eager torch, bmm and torch.compile: ``python benchmarks/ops.py [--device cuda]``.
+"""Times the operators against eager torch, bmm and torch.compile: ``python benchmarks/ops.py [--device cuda]``.
 
-Prints what it ran on, then one line per case: the best of many repetitions in milliseconds, and how many times longer
-each alternative takes than the operator. Best rather than mean, because other work on the machine only ever adds.
+Every contestant of a case takes its turn on inputs that are no longer in a cache, beside a copy that moves the bytes
+which must be moved at least, and beside writing the result where that is most of it. Prints a table as markdown, each
+number a median over turns, then which goals of issue 3 were reached; keeps all of it under benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
-import time
+import contextlib
+import json
+import re
+import statistics
 from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import plain_torch
 import torch
-import torch.nn.functional as F
+from allocated import peak_bytes
+from cold_cache import gpu_seconds, on_cold_inputs, sets_needed
+from environment import describe
+from interleaved import interleaved, median_ratio, wall_seconds
+from op_cases import Case, cases
 from torch import Tensor
 
 from whylight import ops
 
-SECONDS_PER_CASE = 0.25
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = ("ms", "GB/s", "of copy", "eager", "bmm", "compile", "one pass", "write", "MiB")
 
 
-def eager(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM as explanation libraries write it."""
-    return (gradients.mean((2, 3), keepdim=True) * activations).sum(1)
+def copies(traffic: int, device: torch.device) -> Callable[[], object]:
+    """Return a copy that moves `traffic` bytes, half of them read and half written, on cold memory."""
+    pairs = [
+        tuple(torch.ones(max(1, traffic // 2), dtype=torch.uint8, device=device) for _ in range(2))
+        for _ in range(sets_needed(traffic, device))
+    ]
+    following = cycle(pairs)
+
+    def copy() -> None:
+        source, destination = next(following)
+        destination.copy_(source)
+
+    return copy
 
 
-def eager_plus_plus(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM++ as pytorch-grad-cam writes it."""
-    squares = gradients**2
-    total = activations.sum((2, 3), keepdim=True)
-    alpha = squares / (2 * squares + total * gradients**3 + 1e-6)
-    alpha = torch.where(gradients != 0, alpha, torch.zeros_like(alpha))
-    return ((gradients.relu() * alpha).sum((2, 3), keepdim=True) * activations).sum(1)
+def measure(case: Case, device: torch.device, seconds: float, *, compiled: bool) -> dict[str, Any]:
+    """Return the row of a case: times, what the copy took, ratios to ours, memory, goals."""
+    contestants: dict[str, Callable[..., object]] = dict(case.contestants)
+    if compiled:
+        torch.compiler.reset()
+        function: Callable[..., Tensor] = torch.compile(case.compiled, dynamic=False)
+        contestants["compile"] = plain_torch.with_gradient(function) if case.gradient else function
+    with contextlib.nullcontext() if case.gradient else torch.inference_mode():
+        one = case.inputs()
+        sets = [one]
+        sets += [case.inputs() for _ in range(sets_needed(sum(t.nbytes for t in one), device) - 1)]
+        runs = on_cold_inputs(contestants, sets) | {"copy": copies(case.traffic, device)}
+        if case.result:
+            runs["write"] = partial(torch.full, case.result[0], 1, dtype=case.result[1], device=device)
+        times = interleaved(runs, seconds, clock=gpu_seconds if device.type == "cuda" else wall_seconds)
+        memory = {name: peak_bytes(runs[name], device) for name in contestants}
+    ratios = {name: median_ratio(times, name, "ours") for name in times}
+    return {
+        "operator": case.operator,
+        "case": case.name,
+        "bytes": case.traffic,
+        "turns": len(times["ours"]),
+        "milliseconds": {name: statistics.median(spent) * 1e3 for name, spent in times.items()},
+        "least_milliseconds": {name: min(spent) * 1e3 for name, spent in times.items()},
+        "gigabytes_per_second": case.traffic / statistics.median(times["ours"]) / 1e9,
+        "times_ours": ratios,
+        "peak_bytes": memory,
+        "goals": [
+            {"contestant": g.contestant, "at_least": g.times, "reached": ratios[g.contestant] >= g.times}
+            for g in case.goals
+            if g.contestant in ratios
+        ],
+    }
 
 
-def bmm(activations: Tensor, gradients: Tensor) -> Tensor:
-    """Grad-CAM as a matrix product."""
-    return torch.bmm(gradients.mean((2, 3))[:, None], activations.flatten(2)).view(-1, *activations.shape[2:])
+def cells(row: dict[str, Any]) -> list[str]:
+    """Return a row as text: ours in milliseconds, the others as how many times as long they took."""
+    ratios = row["times_ours"]
+    others = [f"{ratios[name]:.2f}" if name in ratios else "" for name in COLUMNS[3:-1]]
+    peak = row["peak_bytes"]
+    memory = f"{peak['eager'] / 2**20:.1f} → {peak['ours'] / 2**20:.1f}"
+    speed = [f"{row['milliseconds']['ours']:.3f}", f"{row['gigabytes_per_second']:.1f}", f"{ratios['copy']:.0%}"]
+    return [row["case"], *speed, *others, memory]
 
 
-def overlay(maps: Tensor, images: Tensor, colours: Tensor) -> Tensor:
-    """Resize, normalise, colour and blend, a step at a time."""
-    maps = F.interpolate(maps[:, None], images.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
-    maps = maps - maps.amin((1, 2), keepdim=True)
-    maps = maps / maps.amax((1, 2), keepdim=True)
-    painted = colours[(255 * maps).long()]
-    return (0.5 * painted + 0.5 * images).round().to(torch.uint8)
-
-
-def milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return the best time of as many runs as fit in the time of a case; on a GPU, of ten in a row."""
-    inner = 10 if device.type == "cuda" else 1
-    for _ in range(3):
-        run()
-    best, end = float("inf"), time.perf_counter() + SECONDS_PER_CASE
-    while time.perf_counter() < end:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        for _ in range(inner):
-            run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - begin) / inner)
-    return best * 1e3
-
-
-def report(case: str, runs: dict[str, Callable[[], object]], device: torch.device) -> None:
-    """Time the runs of a case, of which "ours" is the operator, and print them with their ratios to it."""
-    times = {name: milliseconds(run, device) for name, run in runs.items()}
-    ours = times.pop("ours")
-    others = "  ".join(f"{name} {spent:8.3f} ({spent / ours:5.1f}x)" for name, spent in times.items())
-    print(f"{case:44} ours {ours:8.3f} ms  {others}", flush=True)
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+def goal_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what was missed, and of how many goals."""
+    missed = [
+        f"- not reached: {row['case']}: {goal['contestant']} takes {row['times_ours'][goal['contestant']]:.2f} times "
+        f"as long as ours, not {goal['at_least']:.2f}"
+        for row in rows
+        for goal in row["goals"]
+        if not goal["reached"]
+    ]
+    demanding = [
+        f"- reached: {row['case']}: {goal['contestant']} {row['times_ours'][goal['contestant']]:.2f} "
+        f"(at least {goal['at_least']:.2f})"
+        for row in rows
+        for goal in row["goals"]
+        if goal["reached"] and (goal["at_least"] > 1 or goal["contestant"] in ("copy", "write", "bmm"))
+    ]
+    total = sum(len(row["goals"]) for row in rows)
+    return [f"{total - len(missed)} of {total} goals reached", *demanding, *missed]
 
 
 def main() -> None:
-    """Run every case on one device."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--batches", type=int, nargs="+", help="1 and 64, on CUDA 256 too, if left out")
+    parser.add_argument("--op", help="only cases whose operator or name has this regular expression in it")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each case")
+    parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes most of the time")
+    parser.add_argument("--quick", action="store_true", help="one image, five turns, nothing compiled, nothing kept")
+    parser.add_argument("--json", type=Path, help="file to keep the rows in, if not <device>-ops-<date>.json")
     arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    print(
-        f"{hardware}; {torch.get_num_threads()} threads; torch {torch.__version__}; Python {platform.python_version()}"
-    )
-    print(f"native operators: {ops.native_status().description}; command: {' '.join(sys.argv)}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("ops.py: torch has no CUDA device")
     torch.manual_seed(0)
-    plain = () if arguments.no_compile else (eager, eager_plus_plus, overlay)
-    compiled = {function: torch.compile(function) for function in plain}
-    with torch.inference_mode():
-        for size, channels, side in ((1, 2048, 7), (8, 2048, 7), (64, 2048, 7), (8, 512, 14)):
-            for dtype in (torch.float32, torch.bfloat16):
-                a = torch.randn(size, channels, side, side, device=device).relu().to(dtype)
-                g = torch.randn(size, channels, side, side, device=device).to(dtype) * 0.1
-                for scheme, by_hand, alternatives in (
-                    ("grad-cam", eager, {"bmm": bmm}),
-                    ("grad-cam++", eager_plus_plus, {}),
-                ):
-                    functions = {"eager": by_hand, **alternatives}
-                    if by_hand in compiled and dtype is torch.float32:
-                        functions["compile"] = compiled[by_hand]
-                    runs = {name: lambda f=f, a=a, g=g: f(a, g) for name, f in functions.items()}
-                    runs["ours"] = lambda a=a, g=g, s=scheme: ops.cam_pool(a, g, s, eps=1e-6)
-                    report(f"{scheme} {size}x{channels}x{side}x{side} {str(dtype)[6:]}", runs, device)
-        colours, scale = ops.colour_table("turbo").to(device), ops.Scale()
-        for size in (1, 16, 64):
-            maps = torch.randn(size, 7, 7, device=device)
-            images = torch.randint(0, 256, (size, 224, 224, 3), dtype=torch.uint8, device=device)
-            runs = {"eager": lambda m=maps, i=images: overlay(m, i, colours)}
-            if not arguments.no_compile:
-                runs["compile"] = lambda m=maps, i=images, f=compiled[overlay]: f(m, i, colours)
-            runs["ours"] = lambda m=maps, i=images: ops.cam_overlay(
-                m, (224, 224), scale, colours, images=i, opacity=0.5
-            )
-            report(f"overlay {size}x7x7 -> 224x224", runs, device)
+    batches = arguments.batches or ([1] if arguments.quick else [1, 64, 256] if device.type == "cuda" else [1, 64])
+    seconds = 0.0 if arguments.quick else arguments.seconds
+    facts = describe() | {"measured_on": device.type, "native_operators": ops.native_status().description}
+    for name, value in facts.items():
+        print(f"{name}: {value}")
+    print("\nours in ms and GB/s; the others in how many times as long as ours; memory at the peak, eager → ours\n")
+    print(f"| case | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
+    rows = []
+    for case in cases(batches, device):
+        if arguments.op and not re.search(arguments.op, f"{case.operator} {case.name}"):
+            continue
+        rows.append(measure(case, device, seconds, compiled=not (arguments.no_compile or arguments.quick)))
+        print(f"| {' | '.join(cells(rows[-1]))} |", flush=True)
+    lines = goal_lines(rows)
+    print("\n" + "\n".join(lines))
+    kept = arguments.json
+    if kept is None and not arguments.quick and not arguments.op:
+        hardware = facts["device"] if device.type == "cuda" else "cpu"
+        kept = RESULTS / f"{_slug(hardware)}-ops-{datetime.now(timezone.utc):%Y-%m-%d}.json"
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"environment": facts, "rows": rows, "goals": lines}, indent=1) + "\n")
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 if __name__ == "__main__":
