@@ -41,12 +41,35 @@ class Altered:
 
 def altered_scores(subject: Subject, batch: Batch, count: int, alter: Callable[[int], Tensor]) -> Iterator[Tensor]:
     """Yield the scores `[M]` of each copy; see `Subject.altered_scores`."""
+    for _, values in _scored_groups(subject, batch, count, lambda group: _copies(batch, group, alter)):
+        yield from values
+
+
+def altered_score_blocks(
+    subject: Subject, batch: Batch, count: int, alter: Callable[[range], Tensor]
+) -> Iterator[tuple[range, Tensor]]:
+    """Yield blocks of copies with their scores `[K, M]`; see `Subject.altered_score_blocks`."""
+
+    def copies(group: range) -> Tensor:
+        made = alter(group)
+        if made.shape != (len(group), *batch.inputs.shape):
+            raise ValueError(f"{len(group)} altered copies of {list(batch.inputs.shape)} are {list(made.shape)}")
+        return made.flatten(0, 1)
+
+    return _scored_groups(subject, batch, count, copies)
+
+
+def _scored_groups(
+    subject: Subject, batch: Batch, count: int, copies_of: Callable[[range], Tensor]
+) -> Iterator[tuple[range, Tensor]]:
+    """Yield groups of copies that fill passes, with their scores `[K, M]`; `copies_of` lays a group's end to end."""
     aims = subject.aims(batch)
     layers, latents = sources_of(aims)
     targets = _by_row(batch)
     rows = rows_per_pass(subject.model, None)
     for group in _groups(count, len(batch.inputs), rows):
-        copies = _copies(batch, group, alter)
+        batch.cancel.check()
+        copies = copies_of(group)
         parts = []
         for start in range(0, len(copies), rows):
             batch.cancel.check()
@@ -55,7 +78,7 @@ def altered_scores(subject: Subject, batch: Batch, count: int, alter: Callable[[
                 sources = subject.model.run(inputs, watch=layers, latents=latents).sources()
             aimed = _aimed(aims, targets, start, len(inputs))
             parts.append(values_of(aimed, sources))
-        yield from torch.split(torch.cat(parts), len(aims))
+        yield group, torch.cat(parts).view(len(group), len(aims))
 
 
 def altered_gradients(

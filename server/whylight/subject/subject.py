@@ -19,6 +19,7 @@ from whylight.subject.altered import (
     Altered,
     altered_gradients,
     altered_layer_scores,
+    altered_score_blocks,
     altered_scores,
     rows_per_pass,
     values_of,
@@ -137,6 +138,16 @@ class Subject:
         share passes as memory allows, and are made as they are needed.
         """
         return altered_scores(self, batch, count, alter)
+
+    def altered_score_blocks(
+        self, batch: Batch, count: int, alter: Callable[[range], Tensor]
+    ) -> Iterator[tuple[range, Tensor]]:
+        """Yield, for `count` altered copies in blocks that fill a pass, the copies' numbers and their values `[K, M]`.
+
+        As `altered_scores`, for copies that are made many at once: ``alter(block)`` gives `[len(block), N, C, H, W]`.
+        How many copies a block has depends on N and on memory alone, and so not on how many targets there are.
+        """
+        return altered_score_blocks(self, batch, count, alter)
 
     def altered_gradients(
         self,

@@ -1,0 +1,26 @@
+"""Batches of one input each, whose altered copies fill passes by themselves; knows no method.
+
+A method that needs hundreds of runs for each input gains nothing from mixing inputs, and an input that is worked on by
+itself gets the same bits whatever batch it came in, on every device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import whylight
+
+
+def alone(subject: whylight.Subject, batch: whylight.Batch) -> list[whylight.Batch]:
+    """Return one batch for each input, with its targets made definite: ranks are those of the unaltered input."""
+    definite = [resolved.target for resolved in subject.resolve(batch)]
+    return [
+        dataclasses.replace(
+            batch,
+            inputs=batch.inputs[row : row + 1],
+            targets=tuple(target for target, of in zip(definite, batch.rows, strict=True) if of == row),
+            rows=(0,) * batch.rows.count(row),
+            seeds=batch.seeds[row : row + 1],
+        )
+        for row in range(len(batch.inputs))
+    ]
