@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when torch loads: no line for every start and stop
 
-import torch  # noqa: E402
+import torch
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

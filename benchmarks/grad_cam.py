@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,26 @@ BASE = "plain forward, whylight's layout"
 SERVED = "whylight over gRPC, from JPEG"
 
 
-def measure_in_process(batch: int, seconds: float) -> list[dict[str, Any]]:
+def waited_for(run: Callable[[], object]) -> Callable[[], object]:
+    """Return `run`, ending only when the GPU has done it."""
+
+    def call() -> object:
+        result = run()
+        torch.cuda.synchronize()
+        return result
+
+    return call
+
+
+def contestant(name: str, batch: int, device: str) -> Callable[[], object]:
+    """Return a call of a contestant that ends when it is done."""
+    run = CONTESTANTS[name](batch, device)
+    return run if device == "cpu" else waited_for(run)
+
+
+def measure_in_process(batch: int, seconds: float, device: str) -> list[dict[str, Any]]:
     """Return a row for each contestant at one batch size."""
-    times = interleaved({name: make(batch) for name, make in CONTESTANTS.items()}, seconds)
+    times = interleaved({name: contestant(name, batch, device) for name in CONTESTANTS}, seconds)
     return [
         {
             "what": name,
@@ -44,26 +62,33 @@ def measure_in_process(batch: int, seconds: float) -> list[dict[str, Any]]:
             "time_over_plain": median_ratio(times, name, BASE),
             "p50_ms": statistics.median(taken) * 1e3,
             "p99_ms": float(np.quantile(taken, 0.99)) * 1e3,
-            "peak_mib": peak_memory(name, batch),
+            "peak_mib": peak_memory(name, batch, device),
         }
         for name, taken in times.items()
     ]
 
 
-def peak_memory(name: str, batch: int) -> float:
+def peak_memory(name: str, batch: int, device: str) -> float:
     """Return by how many MiB a fresh process grows at most, over what it has when libraries and weights are loaded."""
-    command = [sys.executable, __file__, "--memory-of", name, "--batches", str(batch)]
+    command = [sys.executable, __file__, "--memory-of", name, "--batches", str(batch), "--device", device]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def print_peak_memory(name: str, batch: int) -> None:
-    """Run one contestant three times, and print by how much the process's peak grew."""
-    run = CONTESTANTS[name](batch)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now, the parent's included
-    before = resident_peak()
+def print_peak_memory(name: str, batch: int, device: str) -> None:
+    """Run one contestant three times, and print by how much the process's peak grew; on a GPU, that of its memory."""
+    run = contestant(name, batch, device)
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now, the parent's included
+        before = resident_peak()
     for _ in range(3):
         run()
-    print((resident_peak() - before) / 1024)
+    grown = (
+        (resident_peak() - before) / 1024 if device == "cpu" else (torch.cuda.max_memory_allocated() - before) / 2**20
+    )
+    print(grown)
 
 
 def resident_peak() -> int:
@@ -72,18 +97,18 @@ def resident_peak() -> int:
     return int(status["VmHWM"].split()[0])
 
 
-def measure_served(batch: int, seconds: float, picture: Path) -> dict[str, Any]:
+def measure_served(batch: int, seconds: float, picture: Path, device: str) -> dict[str, Any]:
     """Return the row of the server at saturation: twice as many callers as a batch holds, in a process of their own."""
-    plain = interleaved({BASE: CONTESTANTS[BASE](batch)}, seconds / 2)[BASE]
+    plain = interleaved({BASE: contestant(BASE, batch, device)}, seconds / 2)[BASE]
     model = {"name": "resnet50", "source": SOURCE, "weights": "random:0"}
-    with running_server(models=[model], batching={"max_batch": batch}) as server:
+    with running_server(models=[model], batching={"max_batch": batch}, worker={"devices": [device]}) as server:
         calls = max(4 * batch, int(seconds * batch / statistics.median(plain)))
         load = [sys.executable, "-m", "whylight", "bench", str(picture), "--server", server.address, "--json"]
         load += ["--target", str(CLASS), "--concurrency", str(2 * batch), "--calls", str(calls)]
         before = cpu_seconds(server.pid)
         report = json.loads(subprocess.run(load, capture_output=True, text=True, check=True).stdout)
         spent = {name: seconds - before[name] for name, seconds in cpu_seconds(server.pid).items()}
-    plain += interleaved({BASE: CONTESTANTS[BASE](batch)}, seconds / 2)[BASE]
+    plain += interleaved({BASE: contestant(BASE, batch, device)}, seconds / 2)[BASE]
     throughput = report["throughput"]
     return {
         "what": SERVED,
@@ -107,7 +132,7 @@ def cpu_seconds(pid: int) -> dict[str, float]:
 
 def print_table(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     """Print the rows for people."""
-    table = rich.table.Table(title=f"Grad-CAM, ResNet-50, 224 x 224, float32 ({facts['processor']})")
+    table = rich.table.Table(title=f"Grad-CAM, ResNet-50, 224 x 224, float32 ({facts['processor']}, {facts['device']})")
     for column in ("batch", "what", "explanations/s", "time / plain forward", "p50 ms", "p99 ms", "peak MiB"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in sorted(rows, key=lambda row: row["batch"]):
@@ -136,6 +161,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="for each batch size, in process; half of it served"
     )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
     parser.add_argument("--json", type=Path, help="file to keep the rows in")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -143,15 +169,15 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print_peak_memory(arguments.memory_of, arguments.batches[0])
+        print_peak_memory(arguments.memory_of, arguments.batches[0], arguments.device)
         return
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "chelsea.jpg"
         Image.fromarray(skimage.data.chelsea()).save(picture, quality=90)
         for batch in arguments.batches:
-            rows += measure_in_process(batch, arguments.seconds)
-            rows.append(measure_served(batch, arguments.seconds / 2, picture))
+            rows += measure_in_process(batch, arguments.seconds, arguments.device)
+            rows.append(measure_served(batch, arguments.seconds / 2, picture, arguments.device))
     facts = describe("torchvision", "grad-cam", "captum", "grpcio")
     print_table(rows, facts)
     if arguments.json:

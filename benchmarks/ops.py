@@ -26,12 +26,12 @@ from cold_cache import gpu_seconds, on_cold_inputs, sets_needed
 from environment import describe
 from interleaved import interleaved, median_ratio, wall_seconds
 from op_cases import Case, cases
+from op_table import HEADER, cells, goal_lines
 from torch import Tensor
 
 from whylight import ops
 
 RESULTS = Path(__file__).parent / "results"
-COLUMNS = ("ms", "GB/s", "of copy", "eager", "bmm", "compile", "one pass", "write", "MiB")
 
 
 def copies(traffic: int, device: torch.device) -> Callable[[], object]:
@@ -84,36 +84,6 @@ def measure(case: Case, device: torch.device, seconds: float, *, compiled: bool)
     }
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """Return a row as text: ours in milliseconds, the others as how many times as long they took."""
-    ratios = row["times_ours"]
-    others = [f"{ratios[name]:.2f}" if name in ratios else "" for name in COLUMNS[3:-1]]
-    peak = row["peak_bytes"]
-    memory = f"{peak['eager'] / 2**20:.1f} → {peak['ours'] / 2**20:.1f}"
-    speed = [f"{row['milliseconds']['ours']:.3f}", f"{row['gigabytes_per_second']:.1f}", f"{ratios['copy']:.0%}"]
-    return [row["case"], *speed, *others, memory]
-
-
-def goal_lines(rows: list[dict[str, Any]]) -> list[str]:
-    """Return what was missed, and of how many goals."""
-    missed = [
-        f"- not reached: {row['case']}: {goal['contestant']} takes {row['times_ours'][goal['contestant']]:.2f} times "
-        f"as long as ours, not {goal['at_least']:.2f}"
-        for row in rows
-        for goal in row["goals"]
-        if not goal["reached"]
-    ]
-    demanding = [
-        f"- reached: {row['case']}: {goal['contestant']} {row['times_ours'][goal['contestant']]:.2f} "
-        f"(at least {goal['at_least']:.2f})"
-        for row in rows
-        for goal in row["goals"]
-        if goal["reached"] and (goal["at_least"] > 1 or goal["contestant"] in ("copy", "write", "bmm"))
-    ]
-    total = sum(len(row["goals"]) for row in rows)
-    return [f"{total - len(missed)} of {total} goals reached", *demanding, *missed]
-
-
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,7 +108,7 @@ def main() -> None:
     for name, value in facts.items():
         print(f"{name}: {value}")
     print("\nours in ms and GB/s; the others in how many times as long as ours; memory at the peak, eager → ours\n")
-    print(f"| case | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}")
+    print("\n".join(HEADER))
     rows = []
     for case in cases(batches, device):
         if arguments.op and not re.search(arguments.op, f"{case.operator} {case.name}"):
