@@ -1,0 +1,27 @@
+"""Deconvnet: the network run backwards with ReLU on the way back; knows only its definition."""
+
+from __future__ import annotations
+
+import whylight
+from whylight_gradients.gradient_map import GradientMap
+
+
+class Deconvnet(GradientMap):
+    """The target projected back to the pixels through the transposed network, with a ReLU in place of each ReLU.
+
+    `R = R' · (R' > 0)` at every ReLU on the way back, whatever its input was; max pooling sends back to where its
+    maximum was (the switches of the paper), and convolutions are transposed, as in the derivative. Every way to call
+    ReLU counts, and ReLU6 too; other activations keep their derivative. A network without any ReLU is refused.
+
+    Use it to see what pattern a unit or a class stands for in this input, best from a unit in the middle of a network
+    with max pooling; without max pooling nothing in it depends on the input but the other activations, and
+    guided-backprop is sharper. It hardly depends on the class. One pass forward and one back, as saliency.
+    """
+
+    name = "deconvnet"
+    reference = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014"
+    needs = frozenset({whylight.Need.GRADIENTS, whylight.Need.RELU})
+
+    def rule(self) -> whylight.BackwardRule:
+        """Return the deconvnet's way back."""
+        return whylight.DeconvnetRelu()
