@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from whylight.testing.fingerprint import fingerprint
+    from whylight.testing.fingerprints import fingerprint
     from whylight.testing.making import run_inspection, run_synthesis
     from whylight.testing.method_tests import MethodTests
     from whylight.testing.networks import conv_gap_net, functional_relu_net, relu_net, tuple_output_net
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MethodTests": "method_tests",
     "conv_gap_net": "networks",
-    "fingerprint": "fingerprint",
+    "fingerprint": "fingerprints",
     "functional_relu_net": "networks",
     "relu_net": "networks",
     "run_inspection": "making",

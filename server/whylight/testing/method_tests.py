@@ -19,7 +19,7 @@ from whylight.models import Model, wrap_module
 from whylight.options import parse_options
 from whylight.subject import CancelToken
 from whylight.target import Rank, Target
-from whylight.testing.fingerprint import fingerprint
+from whylight.testing.fingerprints import fingerprint
 from whylight.testing.networks import conv_gap_net
 from whylight.testing.running import Targets, run_method
 
