@@ -10,7 +10,7 @@ import secrets
 import sys
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from whylight.decode import upright_rgb
 from whylight.errors import InvalidInput, NotFound, Violation, WhylightError
-from whylight.explainer import Explainer
+from whylight.explainer import Explainer, Watcher
+from whylight.explainer import Progress as PlannedProgress
 from whylight.explainer.inputs import decode_input
 from whylight.explanation import Explained
 from whylight.limits import Limits
@@ -32,6 +33,7 @@ from whylight.models import Model, ModelConfig, Transform, open_model, wrap_modu
 from whylight.options import Options
 from whylight.outputs import MapOutput, Output, PictureOutput
 from whylight.plugins import OfferedMethod, Plugins
+from whylight.progress import Progress
 from whylight.subject import CancelToken
 from whylight.target import Target, as_target
 
@@ -56,6 +58,8 @@ def explain(
     seed: int | None = None,
     top_predictions: int = 5,
     device: str | torch.device | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    running_maps: bool = False,
 ) -> Explained | list[Explained]:
     """Explain why `model` answers what it answers for `images`; no server is needed, and no module is changed.
 
@@ -67,7 +71,8 @@ def explain(
     `seed`, and what they need in common is computed once. `target` is an index, a label, a `Target` or None for the top
     prediction; for one image a list of them means several explanations, for many images it has one entry (or list) for
     each; arrays and tensors of indices are lists. `outputs` are a native map and an overlay unless given. Without a
-    `seed`, one is drawn for the call.
+    `seed`, one is drawn for the call. `on_progress` is called now and then with how far an image has come, by methods
+    that say so; with `running_maps`, also with the maps so far.
 
     Raises:
         WhylightError: the first thing that went wrong; `violations` name the image. See `whylight.errors`.
@@ -96,7 +101,9 @@ def explain(
             except WhylightError as error:
                 raise _named(error, place, many) from None
         tokens = [CancelToken() for _ in chunk]
-        made = explainer.explain(plan, inputs, [targets[n] for n in chunk], [[drawn] * len(names)] * len(chunk), tokens)
+        watchers = [on_progress and _watcher(on_progress, place, names, running_maps) for place in chunk]
+        seeds = [[drawn] * len(names)] * len(chunk)
+        made = explainer.explain(plan, inputs, [targets[n] for n in chunk], seeds, tokens, watchers)
         for place, result in zip(chunk, made, strict=True):
             if isinstance(result, WhylightError):
                 raise _of_method(_named(result, place, many), several)
@@ -278,6 +285,16 @@ def _target(value: Any) -> Target:
         with suppress(TypeError):
             return as_target(operator.index(value))
     raise TypeError(f"a target is an index, a label, a Target or None, not {type(value).__name__}")
+
+
+def _watcher(on_progress: Callable[[Progress], None], place: int, names: Sequence[str], running_maps: bool) -> Watcher:
+    """Return what tells the caller of the image at `place`, in the words of `explain`'s arguments."""
+
+    def tell(news: PlannedProgress) -> None:
+        maps = () if news.maps is None else tuple(news.maps.numpy())
+        on_progress(Progress(place, names[news.method], news.method, news.done, news.total, maps))
+
+    return Watcher(tell, running_maps=running_maps)
 
 
 def _named(error: WhylightError, place: int, many: bool) -> WhylightError:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -59,6 +59,7 @@ class Batch:
     cancel: CancelToken
     seeds: tuple[int, ...] = ()
     companions: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    progress: Callable[[int, int, torch.Tensor | None], None] | None = field(default=None, repr=False, compare=False)
 
     def companions_at(self, rows: slice | torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the companions of some rows."""
@@ -69,6 +70,15 @@ class Batch:
         import torch
 
         return torch.Generator(device=self.inputs.device).manual_seed(self.seeds[row])
+
+    def report(self, done: int, total: int, maps: torch.Tensor | None = None) -> None:
+        """Tell those who wait that `done` of `total` is done, 0 <= done <= total, in any unit; nobody may be listening.
+
+        `maps` are those so far, `[M, h, w]`, if the method has them at hand. Report as often as you like, such as after
+        every chunk: what nobody has time for goes nowhere. It changes nothing of the result.
+        """
+        if self.progress is not None:
+            self.progress(done, total, maps)
 
 
 @dataclass(frozen=True)

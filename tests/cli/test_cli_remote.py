@@ -7,6 +7,7 @@ import json
 import pytest
 
 import whylight.client
+from whylight.cli import printing
 from whylight.errors import Overloaded
 from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank
 from whylight.wire import outputs_from_proto, struct_to_dict, targets_from_proto
@@ -242,3 +243,51 @@ def test_percentiles_are_nearest_ranks():
 
 def test_client_is_what_the_package_exports():
     assert whylight.Client is whylight.client.Client
+
+
+def test_on_a_terminal_a_bar_shows_how_far_it_is(whylight_command, server, picture, monkeypatch):
+    """The answer is held back until the last progress has been shown."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    server.reports = 3
+    server.hold.clear()
+    tell = printing.Bars.tell
+
+    def told(bars, index, doing, done, total):
+        tell(bars, index, doing, done, total)
+        if done == 3:
+            server.hold.set()
+
+    monkeypatch.setattr(printing.Bars, "tell", told)
+    done = whylight_command("explain", picture, "-M", "rise", "--server", server.address)
+    assert done.code == 0
+    assert "rise" in done.err
+    assert "3/3" in done.err
+    assert "class 0" in done.out
+    assert len(server.specs) == 1
+
+
+def test_each_of_several_pictures_has_its_bar_until_it_is_done(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with printing.bars("explaining", ["a.png", "b[0].png"]) as bars:
+        bars.tell(1, "rise", 2, 8)
+        bars.tell(1, "lime", 1, 4)
+        every, second = bars._bar.tasks
+        assert (every.description, every.completed, every.total) == ("explaining", 0, 2)
+        assert (second.description, second.completed, second.total) == ("  b[0].png: lime", 1, 4)
+        bars.end(1)
+        (every,) = bars._bar.tasks
+        assert every.completed == 1
+
+
+def test_in_a_pipe_nobody_asks_how_far_it_is(whylight_command, server, picture):
+    assert whylight_command("explain", picture, picture, "-M", "rise", "--server", server.address).code == 0
+    assert whylight_command("explain", picture, "-M", "rise", "--server", server.address).code == 0
+    assert server.specs == []
+
+
+def test_on_a_terminal_one_picture_that_finds_no_room_is_tried_again(whylight_command, server, picture, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    server.failures = [Overloaded("full")]
+    done = whylight_command("explain", picture, "--server", server.address)
+    assert done.code == 0
+    assert "class 0" in done.out

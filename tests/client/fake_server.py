@@ -35,6 +35,7 @@ class FakeServer(
 
     def __init__(self, *, credentials=None, options=()):
         self.requests = []
+        self.specs = []  # of those that asked for progress
         self.metadata = []
         self.deadlines = []
         self.failures = []  # raised by the next calls, one each; None lets a call pass
@@ -42,9 +43,11 @@ class FakeServer(
         self.hold = threading.Event()  # set: answers go out at once
         self.hold.set()
         self.received = threading.Semaphore(0)
+        self.answered = threading.Semaphore(0)  # counts the answers of streams that have been handed to gRPC
         self.cancelled = threading.Event()
         self.reverse = False  # a stream is answered when it ends, last request first
         self.rename = ""  # id of all answers of streams
+        self.reports = 0  # how often a stream tells of progress before an answer, to those who asked
         self.count = 5  # of methods
         self.health = health.HealthServicer()
         self.health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
@@ -88,13 +91,23 @@ class FakeServer(
         for item in reversed(waiting) if self.reverse else waiting:
             self.requests.append(item.request)
             self.received.release()
+            if item.HasField("progress"):
+                self.specs.append(item.progress)
+                for done in range(1, self.reports + 1):
+                    yield explanation_pb2.StreamExplainResponse(id=item.id, progress=self.progress(item, done))
             self.hold.wait()
             self._maybe_fail(context)
             try:
                 response = self.answer(item.request)
                 yield explanation_pb2.StreamExplainResponse(id=self.rename or item.id, response=response)
+                self.answered.release()
             except WhylightError as error:
                 yield explanation_pb2.StreamExplainResponse(id=item.id, error=wire.error_to_proto(error))
+
+    def progress(self, item, done):
+        maps = [wire.array_to_tensor(np.full((1, 1), done, np.float32))] if item.progress.running_maps else []
+        method = item.request.methods[0].name
+        return explanation_pb2.ExplainProgress(method=method, done=done, total=self.reports, maps=maps)
 
     def answer(self, request):
         if request.model == "missing":

@@ -209,3 +209,89 @@ def test_closing_the_client_ends_its_streams(client, server):
     with pytest.raises(Cancelled):
         next(answers)
     thread.join()
+
+
+async def test_progress_is_told_until_the_answer_and_by_request(any_client, server):
+    server.reports = 3
+    heard = []
+    requests = [
+        Request(b"x", "rise", id="a", on_progress=lambda news: heard.append(("a", news)), running_maps=True),
+        Request(b"xx", "lime", id="b"),
+        Request(b"x", "lime", id="c", on_progress=lambda news: heard.append(("c", news)), progress_interval=0.5),
+    ]
+    async for name, _ in any_client.stream(requests):
+        heard.append((name, None))
+    for name in "abc":
+        of_it = [news for whose, news in heard if whose == name]
+        assert of_it.pop() is None, "the answer comes last"
+        assert [news.done for news in of_it] == sorted({news.done for news in of_it})
+        assert all((news.input_index, news.total) == (0, 3) for news in of_it)
+    told = [news for whose, news in heard if whose == "a" and news]
+    assert {news.method for news in told} <= {"rise"}
+    assert all(news.maps[0].tolist() == [[news.done]] for news in told)
+    assert [spec.running_maps for spec in server.specs] == [True, False]
+    assert [spec.min_interval.ToTimedelta().total_seconds() for spec in server.specs] == [0.0, 0.5]
+    assert not server.specs[0].HasField("min_interval")
+
+
+async def test_every_progress_reaches_a_caller_who_has_time(any_client, server):
+    """The answer is held back until all of the progress has been told."""
+    server.reports = 5
+    server.hold.clear()
+    heard = []
+
+    def listen(news):
+        heard.append(news.done)
+        if news.done == 5:
+            server.hold.set()
+
+    async for _ in any_client.stream([Request(b"x", on_progress=listen)]):
+        pass
+    assert heard[-1] == 5
+    assert heard == sorted(heard)
+
+
+async def test_what_waits_for_a_slow_caller_is_the_newest_of_each_image(any_client, server):
+    server.reports = 500
+    first, rest = asyncio.Event(), []
+    requests = [Request(b"x", id="first"), Request(b"x", id="second", on_progress=lambda news: rest.append(news.done))]
+    answers = any_client.stream(requests, max_in_flight=2)
+    async with aclosing(answers) if hasattr(answers, "aclose") else closing(answers):
+        async for name, _ in answers:
+            if name == "first":
+                # Until the second is answered as well, nobody takes what is told of it.
+                await asyncio.to_thread(server.answered.acquire)
+                await asyncio.to_thread(server.answered.acquire)
+                first.set()
+    assert first.is_set()
+    assert len(rest) <= 2
+
+
+async def test_many_images_are_told_apart_in_their_progress(any_client, server):
+    server.reports = 2
+    heard = []
+    results = any_client.explain_many(sizes(1, 2, 3), on_progress=lambda news: heard.append(news.input_index))
+    assert sorted([index async for index, _ in results]) == [0, 1, 2]
+    assert set(heard) <= {0, 1, 2}
+
+
+async def test_an_exception_of_the_listener_is_the_callers_own_and_ends_the_call(any_client, server):
+    server.reports = 1
+    server.hold.clear()
+
+    def fail(news):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async for _ in any_client.stream([Request(b"x", on_progress=fail)]):
+            pass
+    assert server.cancelled.wait(60)
+
+
+@pytest.mark.parametrize("interval", [-1.0, float("nan"), 1e300])
+async def test_an_interval_that_is_none_is_refused_here(any_client, server, interval):
+    requests = [Request(b"x", on_progress=lambda news: None, progress_interval=interval)]
+    (answer,) = [answer async for _, answer in any_client.stream(requests)]
+    assert isinstance(answer, InvalidInput)
+    assert answer.violations[0].field == "progress.min_interval"
+    assert server.requests == []

@@ -6,10 +6,12 @@ import asyncio
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 from rpc_serving import FakeEngine, Served, failure_of, request, serving
 
 from whylight.v1 import explanation_pb2 as v1
 from whylight.v1 import explanation_pb2_grpc
+from whylight.worker.v1 import worker_pb2
 
 
 def open_stream(served: Served, **arguments):
@@ -168,3 +170,100 @@ async def test_a_draining_server_answers_what_is_open_and_then_ends_the_stream(s
     failure = await failure_of(stream.read())
     assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
     assert await draining is True
+
+
+def watched(id: str, index: int = 0, **spec) -> v1.StreamExplainRequest:
+    sent = item(id, index)
+    sent.progress.CopyFrom(v1.ProgressSpec(**spec))
+    return sent
+
+
+def news(done: int, size: int = 0, method: int = 0) -> worker_pb2.ItemProgress:
+    maps = [v1.Tensor(data=bytes(size))] if size else []
+    return worker_pb2.ItemProgress(item_id=1, method_index=method, done=done, total=9, maps=maps)
+
+
+async def test_progress_is_told_in_the_words_of_the_request_and_never_after_the_answer(served: Served):
+    served.engine.hold.clear()
+    stream = open_stream(served)
+    sent = watched("a", running_maps=True)
+    sent.request.CopyFrom(request(classes=(0, 1, 2), methods=("cam", "saliency")))
+    sent.request.inputs[1].ClearField("data")  # refused, so that the engine counts otherwise than the client
+    await stream.write(sent)
+    work = await served.engine.arrived.get()
+    assert work.watch.spec == sent.progress
+    work.watch.tell(1, news(3, 8, method=1))
+    told = await stream.read()
+    assert (told.id, told.progress.input_index, told.progress.method) == ("a", 2, "saliency")
+    assert (told.progress.method_index, told.progress.done, told.progress.total) == (1, 3, 9)
+    assert len(told.progress.maps[0].data) == 8
+    served.engine.hold.set()
+    assert (await stream.read()).HasField("response")
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+
+
+async def test_who_does_not_ask_is_not_watched_and_a_unary_call_never_is(served: Served):
+    stream = open_stream(served)
+    await stream.write(item("a"))
+    assert (await stream.read()).HasField("response")
+    await explanation_pb2_grpc.ExplanationServiceStub(served.channel).Explain(request())
+    assert [work.watch for work in served.engine.works] == [None, None]
+
+
+async def test_an_interval_below_0_is_refused(served: Served):
+    stream = open_stream(served)
+    await stream.write(watched("a", min_interval=duration_pb2.Duration(seconds=-1)))
+    refused = await stream.read()
+    assert (refused.id, refused.error.violations[0].field) == ("a", "progress.min_interval")
+
+
+async def test_a_slow_reader_gets_the_newest_progress_and_the_server_keeps_no_more(served: Served):
+    """Nobody reads while two thousand reports of 100 KB are made; they would be 200 MB."""
+    served.engine.hold.clear()
+    stream = open_stream(served)
+    await stream.write(watched("a", running_maps=True))
+    work = await served.engine.arrived.get()
+    for done in range(1, 2001):
+        work.watch.tell(0, news(done, 100_000))
+        if done % 10 == 0:
+            await asyncio.sleep(0)
+    told = [(await stream.read()).progress.done]
+    while told[-1] < 2000:
+        told.append((await stream.read()).progress.done)
+    assert told == sorted(told)
+    assert len(told) < 100
+    work.watch.tell(0, news(2001))
+    served.engine.hold.set()
+    response = await stream.read()
+    if response.HasField("progress"):  # it was on its way before the answer was there
+        response = await stream.read()
+    assert response.HasField("response")
+
+
+async def test_many_large_running_maps_are_told_of_without_them(served: Served):
+    served.engine.hold.clear()
+    stream = open_stream(served)
+    sent = watched("a", running_maps=True)
+    sent.request.CopyFrom(request(classes=tuple(range(40))))
+    await stream.write(sent)
+    work = await served.engine.arrived.get()
+    for index in range(40):
+        work.watch.tell(index, news(1, 2**20))
+    sizes = [len((await stream.read()).progress.maps) for _ in range(40)]
+    assert sum(sizes) == 31, "the bound is 32 MiB, and each is a little more than 1 MiB"
+    served.engine.hold.set()
+    assert (await stream.read()).HasField("response")
+
+
+async def test_progress_that_is_larger_than_an_answer_may_be_is_told_without_maps():
+    async with serving(server={"response_bytes": 2**20}) as served:
+        served.engine.hold.clear()
+        stream = open_stream(served)
+        await stream.write(watched("a", running_maps=True))
+        work = await served.engine.arrived.get()
+        work.watch.tell(0, news(1, 2**20))
+        told = (await stream.read()).progress
+        assert (told.done, len(told.maps)) == (1, 0)
+        served.engine.hold.set()
+        assert (await stream.read()).HasField("response")

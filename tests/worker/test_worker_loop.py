@@ -60,8 +60,13 @@ class Service:
         return text
 
     def explain(
-        self, plan: str, items: Sequence[str], cancels: Sequence[CancelToken]
+        self,
+        plan: str,
+        items: Sequence[str],
+        cancels: Sequence[CancelToken],
+        tell: Callable[[worker_pb2.ItemProgress], None],
     ) -> Sequence[Explained | WhylightError]:
+        self.tell = tell
         return self.compute(items, cancels)
 
     def sound(self) -> bool:
@@ -296,3 +301,60 @@ def test_a_result_tells_how_long_it_waited_here() -> None:
     assert (frame.result.item_id, duration_to_seconds(execution.queue_time)) == (3, 0.25)
     error = InvalidInput("no", field="input")
     assert result_frame(3, error, 0.25).result.result.error == error_to_proto(error)
+
+
+def test_progress_of_an_item_comes_before_its_result(front: Front) -> None:
+    heard = threading.Event()
+
+    def compute(inputs: Sequence[str], cancels: Sequence[CancelToken]) -> Sequence[Explained]:
+        front.service.tell(worker_pb2.ItemProgress(item_id=11, done=1, total=2))
+        assert heard.wait(60)
+        front.service.tell(worker_pb2.ItemProgress(item_id=10, done=2, total=2))
+        return [explained(text) for text in inputs]
+
+    front.service.compute = compute
+    front.batch(1, "a", "b")
+    first = front.hear()
+    assert (first.progress.item_id, first.progress.done) == (11, 1)
+    heard.set()
+    bodies = [front.hear() for _ in range(3)]
+    if bodies[0].HasField("progress"):  # the writer was quicker than the result
+        assert bodies.pop(0).progress.item_id == 10
+        bodies.append(front.hear())
+    assert [frame.WhichOneof("body") for frame in bodies] == ["result", "result", "done"]
+
+
+def test_a_front_end_that_reads_slowly_neither_holds_the_work_nor_makes_progress_pile_up(front: Front) -> None:
+    """Nobody reads while a thousand reports of 100 KB are made; a socket holds a few of them."""
+    computed = threading.Event()
+    plate = v1.Tensor(data=bytes(100_000))
+
+    def compute(inputs: Sequence[str], cancels: Sequence[CancelToken]) -> Sequence[Explained]:
+        for done in range(1000):
+            front.service.tell(worker_pb2.ItemProgress(item_id=10, done=done, total=1000, maps=[plate]))
+        assert len(front.loop._news) <= 1
+        computed.set()
+        return [explained(text) for text in inputs]
+
+    front.service.compute = compute
+    front.batch(1, "a")
+    assert computed.wait(60)
+    told = []
+    while (frame := front.hear()).WhichOneof("body") == "progress":
+        told.append(frame.progress.done)
+    assert told == sorted(told)
+    assert len(told) < 20
+    assert frame.result.item_id == 10
+    assert front.hear().done.batch_id == 1
+
+
+def test_progress_that_fits_no_frame_is_left_out(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    large = v1.Tensor(data=bytes(frames.FRAME_BYTES))
+
+    def compute(inputs: Sequence[str], cancels: Sequence[CancelToken]) -> Sequence[Explained]:
+        front.service.tell(worker_pb2.ItemProgress(item_id=10, done=1, total=2, maps=[large]))
+        return [explained(text) for text in inputs]
+
+    front.service.compute = compute
+    front.batch(1, "a")
+    assert front.outcomes(1) == {10: "a"}

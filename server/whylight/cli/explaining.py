@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import whylight
 from whylight.cli import printing
 from whylight.cli.local import DEFAULT_MODEL
 from whylight.cli.parameters import connect
-from whylight.errors import WhylightError
+from whylight.client import Client
+from whylight.errors import Overloaded, Unavailable, WhylightError
 from whylight.explanation import Explained
 from whylight.outputs import Output
+from whylight.progress import Progress
 from whylight.target import Target
 
 
@@ -50,18 +54,21 @@ def explain_here(task: Task, device: str | None) -> list[Answer]:
     with printing.waiting(f"opening {model}"):
         opened = _open(model, device)
     answers = []
-    with printing.progress("explaining", len(task.images)) as bar:
-        for image in task.images:
+    with printing.bars("explaining", task.images) as bars:
+        for index, image in enumerate(task.images):
             try:
-                answers.append(Answer(image, _explain(opened, image, task)))
+                answers.append(Answer(image, _explain(opened, image, task, partial(_tell, bars, index))))
             except WhylightError as error:
                 answers.append(Answer(image, error=error))
-            bar.advance(bar.task_ids[0])
+            bars.end(index)
     return answers
 
 
 def explain_there(task: Task, server: str, tls: bool, ca: str | None) -> list[Answer]:
     """Explain on a server. One picture is one call, which gRPC tries again; several share an open one.
+
+    On a terminal one picture has an open call as well, over which the server tells how far it is; it is followed by
+    one that is tried again if the server cannot take it at once.
 
     Raises:
         WhylightError: the server cannot be reached, or the call broke off.
@@ -74,18 +81,27 @@ def explain_there(task: Task, server: str, tls: bool, ca: str | None) -> list[An
         "seed": task.seed,
         "top_predictions": task.top,
     }
-    answers: dict[int, Answer] = {}
     with connect(server, tls, ca) as client:
-        if len(task.images) == 1:
-            with printing.waiting("explaining"):
-                return [Answer(task.images[0], client.explain(task.images[0], task.methods, **keywords))]
-        with printing.progress("explaining", len(task.images)) as bar:
-            for index, result in client.explain_many(task.images, task.methods, **keywords):
-                image = task.images[index]
-                answers[index] = (
-                    Answer(image, error=result) if isinstance(result, WhylightError) else Answer(image, result)
-                )
-                bar.advance(bar.task_ids[0])
+        if len(task.images) > 1:
+            return _stream(client, task, keywords)
+        if printing.notices().is_terminal:
+            with suppress(Overloaded, Unavailable):
+                (answer,) = _stream(client, task, keywords)
+                if answer.error is not None:
+                    raise answer.error
+                return [answer]
+        return [Answer(task.images[0], client.explain(task.images[0], task.methods, **keywords))]
+
+
+def _stream(client: Client, task: Task, keywords: dict[str, Any]) -> list[Answer]:
+    answers: dict[int, Answer] = {}
+    with printing.bars("explaining", task.images) as bars:
+        if printing.notices().is_terminal:
+            keywords = {**keywords, "on_progress": lambda news: _tell(bars, news.input_index, news)}
+        for index, result in client.explain_many(task.images, task.methods, **keywords):
+            image = task.images[index]
+            answers[index] = Answer(image, error=result) if isinstance(result, WhylightError) else Answer(image, result)
+            bars.end(index)
     return [answers[index] for index in range(len(task.images))]
 
 
@@ -106,7 +122,11 @@ def _open(name: str, device: str | None) -> Any:
     return open_model(ModelConfig(name=name, source=name), load_plugins().sources, chosen)
 
 
-def _explain(model: Any, image: str, task: Task) -> Explained:
+def _tell(bars: printing.Bars, index: int, news: Progress) -> None:
+    bars.tell(index, news.method, news.done, news.total)
+
+
+def _explain(model: Any, image: str, task: Task, on_progress: Callable[[Progress], None]) -> Explained:
     explained: Any = whylight.explain(  # one image gives an Explained
         model,
         image,
@@ -116,5 +136,6 @@ def _explain(model: Any, image: str, task: Task) -> Explained:
         outputs=task.outputs,
         seed=task.seed,
         top_predictions=task.top,
+        on_progress=on_progress,
     )
     return cast(Explained, explained)

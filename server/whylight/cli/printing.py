@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 _PIPE_WIDTH = 160
@@ -60,10 +68,48 @@ def waiting(what: str) -> Iterator[None]:
 def progress(what: str, total: int) -> Iterator[Progress]:
     """Show a bar on a terminal, and take it away in the end. Advance its only task, 0."""
     console = notices()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal or total < 2) as bar:
+    with Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal or total < 2) as bar:
         bar.add_task(what, total=total)
         yield bar
+
+
+class Bars:
+    """A bar for several pictures, and below it one for each that tells how far it is; one picture has only its own."""
+
+    def __init__(self, bar: Progress, what: str, pictures: Sequence[str]) -> None:
+        self._bar = bar
+        self._pictures = pictures
+        self._all = bar.add_task(what, total=len(pictures) if len(pictures) > 1 else None)
+        self._tasks: dict[int, TaskID] = {}
+
+    def tell(self, index: int, doing: str, done: int, total: int) -> None:
+        """Show that so much of what is done to a picture is done."""
+        if len(self._pictures) == 1:
+            self._bar.update(self._all, description=doing, completed=done, total=total)
+            return
+        if index not in self._tasks:
+            self._tasks[index] = self._bar.add_task(doing)
+        description = f"  {self._pictures[index]}: {doing}"
+        self._bar.update(self._tasks[index], description=description, completed=done, total=total)
+
+    def end(self, index: int) -> None:
+        """Show that a picture is done."""
+        if index in self._tasks:
+            self._bar.remove_task(self._tasks.pop(index))
+        if len(self._pictures) > 1:
+            self._bar.advance(self._all)
+
+
+@contextmanager
+def bars(what: str, pictures: Sequence[str]) -> Iterator[Bars]:
+    """Show bars on a terminal, and take them away in the end."""
+    console = notices()
+    with Progress(*_columns(), console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield Bars(bar, what, pictures)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
 
 
 def _text(cell: Any) -> str:

@@ -12,6 +12,7 @@ from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo
 from whylight.client.connection import tls_credentials
 from whylight.client.requests import Answer, Input, MethodCall, Request, Result
 from whylight.client.sync_client import Client
+from whylight.progress import Progress
 
 __all__ = [
     "Answer",
@@ -23,6 +24,7 @@ __all__ = [
     "MethodInfo",
     "ModelInfo",
     "PluginInfo",
+    "Progress",
     "Request",
     "Result",
     "ServerInfo",

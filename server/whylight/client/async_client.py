@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, TypeVar, overload
@@ -36,6 +36,7 @@ from whylight.client.requests import (
 from whylight.errors import Unavailable
 from whylight.explanation import Explained
 from whylight.outputs import Output
+from whylight.progress import Progress
 
 Answered = TypeVar("Answered")
 
@@ -122,9 +123,10 @@ class AsyncClient(BaseClient):
         top_predictions: int = 5,
         deadline: float | None = None,
         max_in_flight: int = 32,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncGenerator[tuple[int, Result], None]:
         """Explain any number of images over one open call: as `whylight.Client.explain_many`."""
-        settings = Request((), method, model, target, options, outputs, seed, top_predictions)
+        settings = Request((), method, model, target, options, outputs, seed, top_predictions, on_progress=on_progress)
         requests = single_requests(images, settings)
         async with aclosing(self.stream(requests, deadline=deadline, max_in_flight=max_in_flight)) as answers:
             async for name, answer in answers:

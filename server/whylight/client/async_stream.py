@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from whylight.client.conversation import Conversation
+from whylight.client.conversation import Conversation, NewsKey
 from whylight.client.failures import error_from_call
 from whylight.client.requests import Answer, Request
 from whylight.errors import WhylightError
@@ -38,6 +38,9 @@ async def stream_answers(
     reader = asyncio.ensure_future(stream.read(call))
     try:
         while not isinstance(outcome := await stream.outcomes.get(), _End):
+            if isinstance(outcome, NewsKey):
+                conversation.tell(outcome)
+                continue
             yield outcome
             stream.slots.release()
         if outcome.error is not None:
@@ -52,7 +55,7 @@ async def stream_answers(
 
 class _Stream:
     def __init__(self, requests: Requests, conversation: Conversation, max_in_flight: int) -> None:
-        self.outcomes: asyncio.Queue[tuple[str, Answer] | _End] = asyncio.Queue()
+        self.outcomes: asyncio.Queue[tuple[str, Answer] | NewsKey | _End] = asyncio.Queue()
         self.slots = asyncio.Semaphore(max_in_flight)
         self.broken: Exception | None = None
         self._requests = requests
@@ -77,7 +80,8 @@ class _Stream:
         error: WhylightError | None = None
         try:
             async for response in call:
-                self.outcomes.put_nowait(self._conversation.end(response))
+                if (outcome := self._conversation.take(response)) is not None:
+                    self.outcomes.put_nowait(outcome)
         except grpc.RpcError as failure:
             error = error_from_call(failure)
         except WhylightError as unreadable:

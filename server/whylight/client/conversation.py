@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from whylight import wire
 from whylight.client.requests import Answer, Request, build_request, read_response
 from whylight.errors import InternalError, InvalidInput, WhylightError
+from whylight.latest import Latest
+from whylight.progress import Progress
 from whylight.v1 import explanation_pb2 as pb
 
 _WRAPPING = 16
 """Bytes that the tags and lengths around an id and a request take at most."""
+
+
+class NewsKey(NamedTuple):
+    """What progress is about: a request and one of its inputs."""
+
+    request: str
+    input_index: int
 
 
 class Conversation:
@@ -21,6 +32,7 @@ class Conversation:
         self._max_bytes = max_bytes
         self._open: dict[str, Request] = {}
         self._numbers = itertools.count()
+        self._news: Latest[NewsKey, tuple[Callable[[Progress], None], Progress]] = Latest()
 
     def begin(self, request: Request) -> tuple[str, pb.StreamExplainRequest | WhylightError]:
         """Return the id of a request and its message, or the error that stands in its place: it cannot be sent.
@@ -34,10 +46,33 @@ class Conversation:
         max_bytes = None if self._max_bytes is None else self._max_bytes - len(name.encode()) - _WRAPPING
         try:
             message = pb.StreamExplainRequest(id=name, request=build_request(request, max_bytes))
+            if request.on_progress is not None:
+                spec = wire.progress_spec_to_proto(request.progress_interval, request.running_maps)
+                message.progress.CopyFrom(spec)
         except WhylightError as error:
             return name, error
         self._open[name] = _without_data(request)
         return name, message
+
+    def take(self, response: pb.StreamExplainResponse) -> tuple[str, Answer] | NewsKey | None:
+        """Take a response in: return an answer, or the key of news that are to be told, or None if they are queued."""
+        if response.WhichOneof("outcome") != "progress":
+            answer = self.end(response)
+            self._news.drop(lambda key: key[0] == response.id)
+            return answer
+        request = self._open.get(response.id)
+        if request is None or request.on_progress is None:
+            raise InternalError(f"progress of {response.id!r}, which nobody asked for", reason="RESPONSE_INVALID")
+        key = NewsKey(response.id, response.progress.input_index)
+        news = (request.on_progress, wire.progress_from_proto(response.progress))
+        return key if self._news.put(key, news) else None
+
+    def tell(self, key: NewsKey) -> None:
+        """Tell the caller the newest of what came under `key`; nothing when its request has been answered."""
+        news = self._news.take(key)
+        if news is not None:
+            on_progress, progress = news
+            on_progress(progress)
 
     def end(self, response: pb.StreamExplainResponse) -> tuple[str, Answer]:
         """Return the id of the request that a response answers, and the answer.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from whylight import wire
@@ -12,6 +13,7 @@ from whylight.client.pictures import Image, read_picture
 from whylight.errors import InternalError, InvalidInput, WhylightError
 from whylight.explanation import Explained
 from whylight.outputs import Output
+from whylight.progress import Progress
 from whylight.target import ClassIndex, Target, as_target
 from whylight.v1 import explanation_pb2 as pb
 from whylight.wire.scalars import integer
@@ -49,7 +51,13 @@ Methods: TypeAlias = "str | MethodCall | Sequence[str | MethodCall]"
 
 @dataclass(frozen=True)
 class Request:
-    """One request, as `whylight.Client.explain` takes it. An empty `id` means the next number."""
+    """One request, as `whylight.Client.explain` takes it. An empty `id` means the next number.
+
+    In a stream, `on_progress` is called with how far each image has come while the request is worked on, by whoever
+    takes the answers: between two of them, and never after this request's own. Of an image only the newest progress
+    waits to be told. `running_maps` asks for the maps so far; `progress_interval` is the least time in seconds between
+    two messages about an image, None what the server thinks best.
+    """
 
     images: Image | Input | Sequence[Image | Input]
     method: Methods = "grad-cam"
@@ -60,6 +68,9 @@ class Request:
     seed: int | None = None
     top_predictions: int = 5
     id: str = ""
+    on_progress: Callable[[Progress], None] | None = None
+    running_maps: bool = False
+    progress_interval: float | None = None
 
     @property
     def single(self) -> bool:
@@ -109,17 +120,29 @@ def read_response(request: Request, response: pb.ExplainResponse) -> Answer:
 
 
 def single_requests(images: Any, settings: Request) -> Any:
-    """Return a request with `settings` for each of the images, its index for an id; asynchronous as `images` is."""
+    """Return a request with `settings` for each of the images, its index for an id; asynchronous as `images` is.
+
+    Progress is told with the index of the image among all, not with the 0 that it has in its request.
+    """
     if isinstance(images, AsyncIterable):
         return _single_requests_async(images, settings)
-    return (replace(settings, images=image, id=str(index)) for index, image in enumerate(images))
+    return (_single_request(image, index, settings) for index, image in enumerate(images))
 
 
 async def _single_requests_async(images: AsyncIterable[Image | Input], settings: Request) -> AsyncIterator[Request]:
     index = 0
     async for image in images:
-        yield replace(settings, images=image, id=str(index))
+        yield _single_request(image, index, settings)
         index += 1
+
+
+def _single_request(image: Image | Input, index: int, settings: Request) -> Request:
+    on_progress = settings.on_progress and partial(_tell, settings.on_progress, index)
+    return replace(settings, images=image, id=str(index), on_progress=on_progress)
+
+
+def _tell(on_progress: Callable[[Progress], None], index: int, progress: Progress) -> None:
+    on_progress(replace(progress, input_index=index))
 
 
 def raise_first(answer: Answer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -32,6 +32,7 @@ from whylight.client.sync_stream import stream_answers
 from whylight.errors import Unavailable
 from whylight.explanation import Explained
 from whylight.outputs import Output
+from whylight.progress import Progress
 
 Answered = TypeVar("Answered")
 
@@ -138,13 +139,16 @@ class Client(BaseClient):
         top_predictions: int = 5,
         deadline: float | None = None,
         max_in_flight: int = 32,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> Generator[tuple[int, Result], None, None]:
         """Explain any number of images over one open call, as `explain` does, and yield results as they are ready.
+
+        `on_progress` is called with how far the image of `Progress.input_index` has come, as `Request` says.
 
         Yields:
             The index of an image and its answer, or the exception that stands in its place. Not in order.
         """
-        settings = Request((), method, model, target, options, outputs, seed, top_predictions)
+        settings = Request((), method, model, target, options, outputs, seed, top_predictions, on_progress=on_progress)
         requests = single_requests(images, settings)
         for name, answer in self.stream(requests, deadline=deadline, max_in_flight=max_in_flight):
             assert not isinstance(answer, list)  # each request has one image

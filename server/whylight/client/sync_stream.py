@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from whylight.client.conversation import Conversation
+from whylight.client.conversation import Conversation, NewsKey
 from whylight.client.failures import error_from_call
 from whylight.client.requests import Answer, Request
 from whylight.errors import WhylightError
@@ -42,6 +42,9 @@ def stream_answers(
     reader.start()
     try:
         while not isinstance(outcome := stream.outcomes.get(), _End):
+            if isinstance(outcome, NewsKey):
+                conversation.tell(outcome)
+                continue
             yield outcome
             stream.slots.release()
         if outcome.error is not None:
@@ -57,7 +60,7 @@ def stream_answers(
 
 class _Stream:
     def __init__(self, requests: Iterable[Request], conversation: Conversation, max_in_flight: int) -> None:
-        self.outcomes: queue.SimpleQueue[tuple[str, Answer] | _End] = queue.SimpleQueue()
+        self.outcomes: queue.SimpleQueue[tuple[str, Answer] | NewsKey | _End] = queue.SimpleQueue()
         self.slots = threading.Semaphore(max_in_flight)
         self.closed = False
         self.broken: Exception | None = None
@@ -85,7 +88,8 @@ class _Stream:
         error: WhylightError | None = None
         try:
             for response in call:
-                self.outcomes.put(self._conversation.end(response))
+                if (outcome := self._conversation.take(response)) is not None:
+                    self.outcomes.put(outcome)
         except grpc.RpcError as failure:
             error = error_from_call(failure)
         except WhylightError as unreadable:

@@ -4,6 +4,6 @@ from whylight.engine.bounds import Bounds
 from whylight.engine.engine import Engine, State
 from whylight.engine.local_pool import LocalPool
 from whylight.engine.pool import WorkerPool
-from whylight.engine.work import Work
+from whylight.engine.work import Watch, Work
 
-__all__ = ["Bounds", "Engine", "LocalPool", "State", "Work", "WorkerPool"]
+__all__ = ["Bounds", "Engine", "LocalPool", "State", "Watch", "Work", "WorkerPool"]

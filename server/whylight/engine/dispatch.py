@@ -137,6 +137,12 @@ class Dispatcher:
         else:
             self._end([result.item_id], room.error)
 
+    def take_progress(self, progress: worker_pb2.ItemProgress) -> None:
+        """Hand on what a worker says of an item that it is not done with."""
+        item = self._live.get(progress.item_id)
+        if item is not None and item.flight is not None and item.watch is not None:
+            item.watch.tell(item.index, progress)
+
     def take_done(self, worker: int, done: worker_pb2.BatchDone) -> None:
         """Close a batch and send the next one."""
         flight = self.roster.finish(worker, done.batch_id, self._clock.now())
@@ -181,7 +187,8 @@ class Dispatcher:
         for item in items:
             item.flight = flight
             self._flying.add(item.ticket.id, item.ticket.deadline)
-            batch.items.add(item_id=item.ticket.id, input=item.input, seeds=item.seeds)
+            progress = item.watch.spec if item.watch else None
+            batch.items.add(item_id=item.ticket.id, input=item.input, seeds=item.seeds, progress=progress)
         self.roster.send(flight)
         self._pool.send(worker, worker_pb2.FrontEndFrame(batch=batch))
 

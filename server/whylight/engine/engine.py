@@ -136,7 +136,7 @@ class Engine:
         plan = await self._before(work.deadline, self._planner.plan(work.spec))
         self._check_ready()
         model = self._model(plan.spec.model)
-        items = [self._item(work, plan, model, input, arrived) for input in work.inputs]
+        items = [self._item(work, plan, model, index, arrived) for index in range(len(work.inputs))]
         self._dispatcher.submit(items)
         try:
             outcomes = []
@@ -185,13 +185,15 @@ class Engine:
         self._dispatcher.add_worker(worker)
 
     def worker_said(self, worker: int, frame: worker_pb2.WorkerFrame) -> None:
-        """Take in a result, the end of a batch or the answer about a plan; the pool calls it."""
+        """Take in a result, progress, the end of a batch or the answer about a plan; the pool calls it."""
         if worker not in self._dispatcher.roster:
             return
         self._dispatcher.roster.hear(worker, self._clock.now())
         match frame.WhichOneof("body"):
             case "result":
                 self._dispatcher.take_result(frame.result)
+            case "progress":
+                self._dispatcher.take_progress(frame.progress)
             case "done":
                 self._dispatcher.take_done(worker, frame.done)
             case "plan":
@@ -216,7 +218,8 @@ class Engine:
         self._dispatcher.close(self._closed)
         self._planner.close(self._closed)
 
-    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model | None, input: v1.Input, arrived: float) -> Item:
+    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model | None, index: int, arrived: float) -> Item:
+        input = work.inputs[index]
         seeds: tuple[int, ...] = ()
         if any(plan.stochastic):
             given = work.seeds or (None,) * len(plan.stochastic)
@@ -236,7 +239,8 @@ class Engine:
                 f"an input has {ticket.size} bytes, more than the {FRAME_BYTES // 2} that a worker takes",
                 reason="REQUEST_TOO_LARGE",
             )
-        return Item(ticket, plan, input, seeds, arrived, asyncio.get_running_loop().create_future(), work.room)
+        outcome = asyncio.get_running_loop().create_future()
+        return Item(ticket, plan, input, seeds, arrived, outcome, work.room, work.watch, index)
 
     def _model(self, name: str) -> catalog_pb2.Model | None:
         return next((model for model in self.catalog.models if model.name == name), None) if self.catalog else None

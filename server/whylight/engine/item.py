@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from whylight.engine.plan import Plan
 from whylight.engine.roster import Flight
 from whylight.engine.scheduler import Ticket
-from whylight.engine.work import AnswerRoom
+from whylight.engine.work import AnswerRoom, Watch
 from whylight.errors import WhylightError
 from whylight.v1 import explanation_pb2 as v1
 
@@ -18,7 +18,8 @@ class Item:
     """An input, what is to be done to it, and the future that its caller awaits.
 
     `seeds` has one for each method, or none at all; `arrived` is when its call came, in seconds; `room` what the
-    results of its call have to fit in; `flight` the batch that carries it, None while it waits.
+    results of its call have to fit in; `watch` who is told of its progress, as that of input `index`; `flight` the
+    batch that carries it, None while it waits.
     """
 
     ticket: Ticket
@@ -28,6 +29,8 @@ class Item:
     arrived: float
     outcome: asyncio.Future[v1.InputResult | WhylightError]
     room: AnswerRoom | None = None
+    watch: Watch | None = None
+    index: int = 0
     flight: Flight | None = None
 
     def end(self, outcome: v1.InputResult | WhylightError) -> None:

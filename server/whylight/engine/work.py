@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from whylight.errors import InvalidInput
@@ -40,6 +40,19 @@ class AnswerRoom:
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Someone who wants to know how far work is.
+
+    `spec` goes to the worker with every input. `tell` is called from the event loop with the index of an input and what
+    the worker says of it, never after that input's end; it must not block. What is told is for caller and worker to
+    understand: the engine only carries it.
+    """
+
+    spec: v1.ProgressSpec
+    tell: Callable[[int, worker_pb2.ItemProgress], None]
+
+
+@dataclass(frozen=True)
 class Work:
     """The methods of one call, applied to its inputs.
 
@@ -48,7 +61,7 @@ class Work:
     one for each method, the same for all inputs, so that an input gets the same numbers alone and beside others; where
     it is None, or there are none, the engine draws one for each input if the method is stochastic. `deadline` is
     absolute, on the clock of the running loop (``loop.time()``). The call fails as soon as its results outgrow `room`:
-    what does not fit is neither kept nor made.
+    what does not fit is neither kept nor made. `watch` is told of progress.
     """
 
     spec: worker_pb2.PlanSpec
@@ -56,6 +69,7 @@ class Work:
     seeds: Sequence[int | None] = ()
     deadline: float | None = None
     room: AnswerRoom | None = None
+    watch: Watch | None = None
 
 
 def signature(item: v1.Input) -> str:

@@ -21,6 +21,7 @@ from whylight.explainer.attribution import Attributed, attribute, batch_of, pred
 from whylight.explainer.inputs import answer_bytes, decode_input
 from whylight.explainer.jobs import Answers, Job, halves
 from whylight.explainer.plan import ExplanationPlan, PlannedMethod, make_plan, method_failed
+from whylight.explainer.progress import Reporter, Watcher
 from whylight.explainer.targets import check_targets, located
 from whylight.explanation import Execution, Explained, Explanation
 from whylight.limits import Limits
@@ -101,11 +102,13 @@ class Explainer:
         targets: Sequence[tuple[Target, ...]],
         seeds: Sequence[Sequence[int]],
         cancels: Sequence[CancelToken],
+        watchers: Sequence[Watcher | None] = (),
     ) -> list[Explained | WhylightError]:
         """Explain every input for each of its targets (none: the top prediction), and return what came of each.
 
         `seeds` has, for each input, one for each method. The methods run one after the other over one subject, so that
-        what one has computed is there for the next.
+        what one has computed is there for the next. `watchers`, if there are any, has for each input who is told of its
+        progress.
 
         Nothing is raised for what an input, a target, a method or a lack of memory causes: it is that input's result.
         Inputs of one shape run together. When a batch fails, its inputs run one by one, so that only the guilty one
@@ -114,8 +117,10 @@ class Explainer:
         answers = Answers(len(inputs))
         shapes: dict[tuple[int, int], list[Job]] = {}
         every = tuple(range(len(plan.methods)))
-        for place, (item, wanted, seed, cancel) in enumerate(zip(inputs, targets, seeds, cancels, strict=True)):
-            job = Job(place, item, tuple(wanted) or (TOP_PREDICTION,), tuple(seed), cancel, every)
+        everybody = watchers or [None] * len(inputs)
+        given = zip(inputs, targets, seeds, cancels, everybody, strict=True)
+        for place, (item, wanted, seed, cancel, watcher) in enumerate(given):
+            job = Job(place, item, tuple(wanted) or (TOP_PREDICTION,), tuple(seed), cancel, every, watcher)
             try:
                 self._check(plan, job)
             except WhylightError as error:
@@ -183,7 +188,12 @@ class Explainer:
             for index in indices:
                 planned = plan.methods[index]
                 subject.begin()
-                maps = attribute(planned, subject, replace(batch, seeds=tuple(job.seeds[index] for job in jobs)))
+                own = replace(
+                    batch,
+                    seeds=tuple(job.seeds[index] for job in jobs),
+                    progress=Reporter(planned, index, jobs, batch.rows),
+                )
+                maps = attribute(planned, subject, own)
                 shared = () if index == first else tuple(subject.taken_over())
                 if index == first:
                     resolved = subject.resolve(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from whylight.decode import DecodedInput
 from whylight.errors import WhylightError
@@ -11,13 +12,17 @@ from whylight.explanation import Explained, Explanation
 from whylight.subject.cancel import CancelToken
 from whylight.target import Target
 
+if TYPE_CHECKING:
+    from whylight.explainer.progress import Watcher
+
 
 @dataclass(frozen=True)
 class Job:
     """One input, or a part of its targets or methods; `place` is its place in the caller's list.
 
     `seeds` has one for each method of the plan; `methods` are the indices of those that are to run, `first_target` is
-    the index of the first of `targets` among those of the input, which are all there if the job is `whole`.
+    the index of the first of `targets` among those of the input, which are all there if the job is `whole`; `watcher`
+    is told of progress.
     """
 
     place: int
@@ -26,6 +31,7 @@ class Job:
     seeds: tuple[int, ...]
     cancel: CancelToken
     methods: tuple[int, ...]
+    watcher: Watcher | None = None
     first_target: int = 0
     whole: bool = True
 

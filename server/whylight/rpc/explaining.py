@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from whylight.engine.work import AnswerRoom, Work
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from whylight.engine.work import AnswerRoom, Watch, Work
 from whylight.errors import InternalError, Unavailable
 from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.validate import CheckedRequest, check_request, locate
 from whylight.v1 import explanation_pb2 as v1
-from whylight.wire import error_from_proto, error_to_proto
+from whylight.wire import error_from_proto, error_to_proto, min_interval_from_proto
 from whylight.worker.v1 import worker_pb2
 
 LOADING_RETRY_SECONDS = 2.0
 """When a client should come again while models are loaded."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of a request's progress, and how. `tell` must not block."""
+
+    spec: v1.ProgressSpec
+    tell: Callable[[v1.ExplainProgress], None]
 
 
 class Explaining:
@@ -24,8 +35,10 @@ class Explaining:
         self._default_model = default_model
         self._response_bytes = response_bytes
 
-    async def explain(self, request: v1.ExplainRequest, deadline: float | None) -> v1.ExplainResponse:
-        """Answer a request, by `deadline` on the clock of the running loop.
+    async def explain(
+        self, request: v1.ExplainRequest, deadline: float | None, listener: Listener | None = None
+    ) -> v1.ExplainResponse:
+        """Answer a request, by `deadline` on the clock of the running loop, and tell `listener` of progress until then.
 
         All methods together are one work for the engine, for all inputs that are in order, so that they share what they
         need in common.
@@ -39,8 +52,9 @@ class Explaining:
         inputs = [checked.inputs[index] for index in sound]
         results: list[v1.InputResult] = []
         room = AnswerRoom(self._response_bytes)
+        watch = self._watch(listener, [method.name for method in checked.spec.methods], sound) if listener else None
         if inputs:
-            results = await self._backend.explain(Work(checked.spec, inputs, checked.seeds, deadline, room))
+            results = await self._backend.explain(Work(checked.spec, inputs, checked.seeds, deadline, room, watch))
             if len(results) != len(inputs):
                 raise InternalError(f"{len(results)} results of {len(inputs)} inputs")
         response = v1.ExplainResponse(model=checked.spec.model)
@@ -51,6 +65,25 @@ class Explaining:
         if response.ByteSize() > self._response_bytes:
             raise room.error()
         return response
+
+    def _watch(self, listener: Listener, methods: Sequence[str], inputs: Sequence[int]) -> Watch:
+        """Return what tells `listener` in the words of the request; `inputs` are the places of those that are sent."""
+        min_interval_from_proto(listener.spec)
+
+        def tell(index: int, news: worker_pb2.ItemProgress) -> None:
+            progress = v1.ExplainProgress(
+                input_index=inputs[index],
+                method=methods[news.method_index],
+                method_index=news.method_index,
+                done=news.done,
+                total=news.total,
+                maps=news.maps,
+            )
+            if progress.ByteSize() > self._response_bytes:
+                del progress.maps[:]
+            listener.tell(progress)
+
+        return Watch(listener.spec, tell)
 
 
 def loaded_catalog(backend: Backend) -> worker_pb2.Ready:

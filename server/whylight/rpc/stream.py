@@ -2,6 +2,7 @@
 
 The stream takes a request only while fewer than its window are open, and a request is open until its answer has been
 handed to the transport. So neither a fast writer nor a slow reader makes the server hold more than a window of either.
+Of an input's progress only the newest waits for a slow reader, without its maps when many of them wait.
 """
 
 from __future__ import annotations
@@ -13,19 +14,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from whylight.errors import InvalidInput, WhylightError
+from whylight.latest import Latest
 from whylight.rpc.admission import Admission, draining_error
 from whylight.rpc.errors import internal_error
+from whylight.rpc.explaining import Listener
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import error_to_proto
 
 log = logging.getLogger(__name__)
 
+RUNNING_MAPS_BYTES = 32 * 2**20
+"""About how many bytes of progress may wait for the reader of one stream. What is above it is told without maps."""
+
 
 class Answering(Protocol):
     """What answers one request."""
 
-    async def explain(self, request: v1.ExplainRequest, deadline: float | None) -> v1.ExplainResponse:
-        """Answer a request, or raise why not."""
+    async def explain(
+        self, request: v1.ExplainRequest, deadline: float | None, listener: Listener | None = None
+    ) -> v1.ExplainResponse:
+        """Answer a request, or raise why not. Tell the listener of progress until then."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,13 @@ class _Answer:
 
     response: v1.StreamExplainResponse
     closes: bool = True
+
+
+@dataclass(frozen=True)
+class _News:
+    """There is progress of an input of a request to hand out, unless the request has its answer by now."""
+
+    key: tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -53,7 +68,8 @@ class Stream:
         self._deadline = deadline
         self._open: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._events: asyncio.Queue[_Answer | _End] = asyncio.Queue()
+        self._news: Latest[tuple[str, int], v1.ExplainProgress] = Latest()
+        self._events: asyncio.Queue[_Answer | _News | _End] = asyncio.Queue()
 
     async def answers(
         self, requests: AsyncIterator[v1.StreamExplainRequest]
@@ -72,7 +88,11 @@ class Stream:
             end: _End | None = None
             while end is None or self._open:
                 event = await self._events.get()
-                if isinstance(event, _Answer):
+                if isinstance(event, _News):
+                    news = self._news.take(event.key)
+                    if news is not None:
+                        yield v1.StreamExplainResponse(id=event.key[0], progress=news)
+                elif isinstance(event, _Answer):
                     yield event.response
                     if event.closes:
                         self._open.discard(event.response.id)
@@ -113,14 +133,28 @@ class Stream:
     async def _answer(self, request: v1.StreamExplainRequest) -> None:
         try:
             with self._admission.call():
-                answer = await self._answering.explain(request.request, self._deadline)
+                answer = await self._answering.explain(request.request, self._deadline, self._listener(request))
             response = v1.StreamExplainResponse(id=request.id, response=answer)
         except WhylightError as error:
             response = _failure(request.id, error)
         except Exception:
             log.exception("an error that nothing expects, in a stream")
             response = _failure(request.id, internal_error())
+        self._news.drop(lambda key: key[0] == request.id)
         self._events.put_nowait(_Answer(response))
+
+    def _listener(self, request: v1.StreamExplainRequest) -> Listener | None:
+        if not request.HasField("progress"):
+            return None
+
+        def tell(news: v1.ExplainProgress) -> None:
+            if news.maps and (len(self._news) + 1) * news.ByteSize() > RUNNING_MAPS_BYTES:
+                del news.maps[:]
+            key = (request.id, news.input_index)
+            if self._news.put(key, news):
+                self._events.put_nowait(_News(key))
+
+        return Listener(request.progress, tell)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)

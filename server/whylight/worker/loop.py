@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from whylight.engine import frames
 from whylight.errors import InternalError, MethodFailed, WhylightError
 from whylight.explanation import Explained
+from whylight.latest import Latest
 from whylight.subject.cancel import CancelToken
 from whylight.wire import seconds_to_duration
 from whylight.worker.result import result_frame, typed_error
@@ -36,9 +37,13 @@ class Service(Protocol):
         """Return an item ready for `explain`, or raise."""
 
     def explain(
-        self, plan: Any, items: Sequence[Any], cancels: Sequence[CancelToken]
+        self,
+        plan: Any,
+        items: Sequence[Any],
+        cancels: Sequence[CancelToken],
+        tell: Callable[[worker_pb2.ItemProgress], None],
     ) -> Sequence[Explained | WhylightError]:
-        """Return an outcome for each item, in their order."""
+        """Return an outcome for each item, in their order; until then, `tell` how far they are."""
 
     def sound(self) -> bool:
         """Whether the device can go on."""
@@ -64,11 +69,19 @@ class _Result:
     queue_time: float
 
 
+@dataclass(frozen=True)
+class _News:
+    """There is progress of an item to be told, unless the item has its result by now."""
+
+    id: int
+
+
 class Loop:
     """Works off what the front end says until it drains or is gone.
 
     While one batch computes, the items of the next are decoded; results are turned into bytes and written by a thread
     of their own, so that the device never waits for the socket. Whatever goes wrong with an item is that item's result.
+    Of an item's progress only the newest waits to be written, and none of it once the item has its result.
     """
 
     def __init__(
@@ -85,7 +98,8 @@ class Loop:
         self._orphaned = orphaned
         self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="whylight-decode")
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[_Result | worker_pb2.WorkerFrame | None] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[_Result | _News | worker_pb2.WorkerFrame | None] = queue.SimpleQueue()
+        self._news: Latest[int, worker_pb2.ItemProgress] = Latest()
         self._cancels: dict[int, CancelToken] = {}
         self._lock = threading.Lock()
 
@@ -183,16 +197,21 @@ class Loop:
         self, plan: Any, inputs: Sequence[Any], cancels: Sequence[CancelToken]
     ) -> Sequence[Explained | WhylightError]:
         try:
-            outcomes = self._service.explain(plan, inputs, cancels)
+            outcomes = self._service.explain(plan, inputs, cancels, self._tell)
             if len(outcomes) != len(inputs):
                 raise RuntimeError(f"{len(outcomes)} outcomes of {len(inputs)} inputs")
         except (Exception, SystemExit) as error:
             return [typed_error(error, "explaining a batch failed") for _ in inputs]
         return outcomes
 
+    def _tell(self, progress: worker_pb2.ItemProgress) -> None:
+        if self._news.put(progress.item_id, progress):
+            self._outbox.put(_News(progress.item_id))
+
     def _deliver(self, id: int, outcome: Explained | WhylightError, queue_time: float) -> None:
         with self._lock:
             del self._cancels[id]
+        self._news.take(id)
         self._outbox.put(_Result(id, outcome, queue_time))
 
     # The thread that writes.
@@ -200,8 +219,20 @@ class Loop:
     def _write(self) -> None:
         try:
             while (outgoing := self._outbox.get()) is not None:
-                if isinstance(outgoing, _Result):
-                    outgoing = result_frame(outgoing.id, outgoing.outcome, outgoing.queue_time)
-                frames.send(self._connection, outgoing)
+                if isinstance(outgoing, _News):
+                    self._write_news(outgoing.id)
+                elif isinstance(outgoing, _Result):
+                    frames.send(self._connection, result_frame(outgoing.id, outgoing.outcome, outgoing.queue_time))
+                else:
+                    frames.send(self._connection, outgoing)
         except OSError as error:  # Nobody listens any more; the thread that reads learns of it too and ends the loop.
             _log.error("the front end takes no more results: %s", error)
+
+    def _write_news(self, id: int) -> None:
+        news = self._news.take(id)
+        if news is None:
+            return
+        try:
+            frames.send(self._connection, worker_pb2.WorkerFrame(progress=news))
+        except frames.FrameTooLong as error:  # The result is still to come: it can be done without.
+            _log.warning("progress of an item is not told: %s", error)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from whylight.errors import WhylightError
-from whylight.explainer import DecodedInput, Explainer, ExplanationPlan
+from whylight.explainer import DecodedInput, Explainer, ExplanationPlan, Progress, Watcher
 from whylight.explanation import Explained
 from whylight.models import ModelConfig, open_model
 from whylight.plugins import Plugins
 from whylight.subject import CancelToken
 from whylight.target import Target
+from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import (
+    array_to_tensor,
     error_to_proto,
     input_from_proto,
+    min_interval_from_proto,
     outputs_from_proto,
     struct_to_dict,
     targets_from_proto,
@@ -42,6 +45,7 @@ class DecodedItem:
     input: DecodedInput
     targets: tuple[Target, ...]
     seeds: tuple[int, ...]
+    progress: v1.ProgressSpec | None = None
 
 
 class ExplainerService:
@@ -132,19 +136,37 @@ class ExplainerService:
         targets = targets_from_proto(item.input.targets, "input.targets")
         data = input_from_proto(item.input, "input", max_elements=self._explainer.limits.tensor_elements)
         seeds = tuple(item.seeds) or (0,) * len(plan.methods)
-        return DecodedItem(item.item_id, self._explainer.decode(plan, data), targets, seeds)
+        progress = item.progress if item.HasField("progress") else None
+        return DecodedItem(item.item_id, self._explainer.decode(plan, data), targets, seeds, progress)
 
     def explain(
-        self, plan: ExplanationPlan, items: Sequence[DecodedItem], cancels: Sequence[CancelToken]
+        self,
+        plan: ExplanationPlan,
+        items: Sequence[DecodedItem],
+        cancels: Sequence[CancelToken],
+        tell: Callable[[worker_pb2.ItemProgress], None],
     ) -> list[Explained | WhylightError]:
-        """Explain a batch; one outcome for each item, in their order."""
+        """Explain a batch; one outcome for each item, in their order. Meanwhile, `tell` those who asked of progress."""
         return self._explainer.explain(
             plan,
             [item.input for item in items],
             [item.targets for item in items],
             [item.seeds for item in items],
             cancels,
+            [None if item.progress is None else self._watcher(item.id, item.progress, tell) for item in items],
         )
+
+    def _watcher(self, id: int, spec: v1.ProgressSpec, tell: Callable[[worker_pb2.ItemProgress], None]) -> Watcher:
+        def pass_on(progress: Progress) -> None:
+            message = worker_pb2.ItemProgress(
+                item_id=id, method_index=progress.method, done=progress.done, total=progress.total
+            )
+            maps = progress.maps
+            if maps is not None and maps.nbytes <= self._explainer.limits.message_bytes:
+                message.maps.extend(array_to_tensor(one) for one in maps.numpy())
+            tell(message)
+
+        return Watcher(pass_on, min_interval=min_interval_from_proto(spec), running_maps=spec.running_maps)
 
     def sound(self) -> bool:
         """Whether the device still works: after some faults of a kernel, CUDA serves nobody but a new process."""
