@@ -53,7 +53,9 @@ def test_a_step_goes_down_the_gradient_of_the_weighted_sum(subject):
         synthesis.LogProbability(0.5, classes=(3, 1)),
         synthesis.Excitation(3.0, layer="features.0", channels=(None, 2)),
         synthesis.FeatureDistance(0.7, layer="features.3", reference=reference),
-        synthesis.GramDistance(0.3, references={"features.3": style}, layer_weights={"features.3": 2.0}),
+        synthesis.GramDistance(
+            0.3, references={"features.3": style}, layer_weights={"features.3": torch.tensor([2.0, 1.0]).double()}
+        ),
         synthesis.CosineSimilarity(0.4, layer="features.3", direction=reference),
         synthesis.L2(1.5),
         synthesis.L1(0.2),
@@ -77,7 +79,7 @@ def test_a_step_goes_down_the_gradient_of_the_weighted_sum(subject):
         "log_probability": -scores.log_softmax(1)[[0, 1], [3, 1]],
         "excitation": -torch.stack([first[0].square().mean(), first[1, 2].square().mean()]),
         "features": (third - reference).square().flatten(1).sum(1) / reference.square().flatten(1).sum(1),
-        "gram": 2 * (grams - style).square().sum((1, 2)),
+        "gram": torch.tensor([2.0, 1.0]) * (grams - style).square().sum((1, 2)),
         "similarity": -product * cosine.clamp_min(0.1) / reference[0].numel(),
         "l2": (leaf - 0.5).square().flatten(1).mean(1),
         "l1": leaf.abs().flatten(1).mean(1),

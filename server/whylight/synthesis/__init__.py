@@ -7,8 +7,8 @@ not meet: each gets the bits that it would get alone.
 
 from whylight.synthesis.operators import ClipSmallContribution, ClipSmallNorm, GaussianBlur, Operator
 from whylight.synthesis.optimise import Step, optimise
-from whylight.synthesis.parametrisation import Code, Fourier, Parametrisation, Phase, Pixels
-from whylight.synthesis.regularisers import L1, L2, TotalVariation
+from whylight.synthesis.parametrisation import Code, Fourier, Parametrisation, Phase, Pixels, spectrum_scale
+from whylight.synthesis.regularisers import L1, L2, ImageDistance, TotalVariation
 from whylight.synthesis.robustness import Robustness
 from whylight.synthesis.term import Sight, Term
 from whylight.synthesis.terms import (
@@ -32,6 +32,7 @@ __all__ = [
     "Fourier",
     "GaussianBlur",
     "GramDistance",
+    "ImageDistance",
     "LogProbability",
     "Operator",
     "Parametrisation",
@@ -44,4 +45,5 @@ __all__ = [
     "Term",
     "TotalVariation",
     "optimise",
+    "spectrum_scale",
 ]

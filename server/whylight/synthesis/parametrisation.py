@@ -85,9 +85,13 @@ class Fourier(Parametrisation):
         made.parameter = (sd * torch.stack(drawn)).to(like).requires_grad_(True)
         return made
 
+    def spectrum(self) -> Tensor:
+        """Return the spectrum `[B, C, H, W // 2 + 1]`, complex, of what a sigmoid makes images."""
+        return torch.view_as_complex(self.parameter) * self._scale
+
     def images(self) -> Tensor:
         """Return the images of the spectrum."""
-        spectrum = torch.view_as_complex(self.parameter) * self._scale
+        spectrum = self.spectrum()
         values = torch.stack([torch.fft.irfft2(image, s=self._size, norm="ortho") for image in spectrum])
         if self._colours is not None:
             values = torch.einsum("ij,bjhw->bihw", self._colours, values)
@@ -97,7 +101,8 @@ class Fourier(Parametrisation):
 class Phase(Parametrisation):
     """The phases of a spectrum whose magnitudes stay (MACO: Fel et al., NeurIPS 2023).
 
-    `magnitude` is `[C, H, W // 2 + 1]`, as of `torch.fft.rfft2` with ``norm="ortho"``, of what a sigmoid makes images.
+    `magnitude` is `[C, H, W // 2 + 1]` or one of these for each image, as of `rfft2` with ``norm="ortho"``, of
+    what a sigmoid makes images.
     """
 
     def __init__(self, start: Tensor, magnitude: Tensor, size: tuple[int, int]) -> None:

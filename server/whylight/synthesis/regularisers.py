@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from whylight import ops
@@ -38,6 +39,20 @@ class L1(Term):
     def loss(self, sight: Sight) -> Tensor:
         """Return the mean magnitude."""
         return per_image((sight.images - self.centre).abs()) / sight.images[0].numel()
+
+
+@dataclass(frozen=True)
+class ImageDistance(Term):
+    """Mean squared distance of the pixels from those of a reference `[B, C, H, W]`."""
+
+    name: ClassVar[str] = "distance"
+    of_images: ClassVar[bool] = True
+    reference: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def loss(self, sight: Sight) -> Tensor:
+        """Return the mean square."""
+        reference = self.reference[sight.rows.start : sight.rows.stop]
+        return per_image((sight.images - reference).square()) / sight.images[0].numel()
 
 
 @dataclass(frozen=True)

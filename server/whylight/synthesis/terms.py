@@ -120,13 +120,13 @@ class FeatureDistance(Term):
 class GramDistance(Term):
     """Brings the Gram matrices of layers near to those of a style: `sum_l w_l |G_l - A_l|^2`, Gatys' scaling.
 
-    `references` are `[B, C, C]` by layer, from `whylight.ops.gram`; `layer_weights` are 1 where nothing is said.
+    `references` are `[B, C, C]` by layer, from `whylight.ops.gram`; `layer_weights` `[B]`, 1 where nothing is said.
     Gatys, Ecker and Bethge, CVPR 2016, equations 4 and 5.
     """
 
     name: ClassVar[str] = "gram"
     references: Mapping[str, Tensor] = field(default_factory=dict)
-    layer_weights: Mapping[str, float] = field(default_factory=dict)
+    layer_weights: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def reads_layers(self) -> tuple[str, ...]:
@@ -136,10 +136,11 @@ class GramDistance(Term):
     def loss(self, sight: Sight) -> Tensor:
         """Return the weighted sum of the distances."""
         rows = slice(sight.rows.start, sight.rows.stop)
-        losses = [
-            self.layer_weights.get(layer, 1.0) * ops.gram_loss(sight.layers[layer], reference[rows])
-            for layer, reference in self.references.items()
-        ]
+        losses = []
+        for layer, reference in self.references.items():
+            weights = self.layer_weights.get(layer)
+            share = None if weights is None else weights[rows]
+            losses.append(ops.gram_loss(sight.layers[layer], reference[rows], weights=share))
         return torch.stack(losses).sum(0)
 
 
