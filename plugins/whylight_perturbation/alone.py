@@ -1,4 +1,4 @@
-"""Batches of one input each, whose altered copies fill passes by themselves; knows no method.
+"""Batches of one input each, whose altered copies fill passes by themselves, and what they give; knows no method.
 
 A method that needs hundreds of runs for each input gains nothing from mixing inputs, and an input that is worked on by
 itself gets the same bits whatever batch it came in, on every device.
@@ -7,8 +7,13 @@ itself gets the same bits whatever batch it came in, on every device.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import whylight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def alone(subject: whylight.Subject, batch: whylight.Batch) -> list[whylight.Batch]:
@@ -24,3 +29,14 @@ def alone(subject: whylight.Subject, batch: whylight.Batch) -> list[whylight.Bat
         )
         for row in range(len(batch.inputs))
     ]
+
+
+def gathered(batch: whylight.Batch, row: int, count: int, blocks: Iterable[tuple[range, Tensor]]) -> Tensor:
+    """Return what `count` copies of input `row` gave, block by block, in one; reports, as if all inputs had as many."""
+    import torch
+
+    pieces = []
+    for block, values in blocks:
+        pieces.append(values)
+        batch.report(row * count + block.stop, len(batch.inputs) * count)
+    return torch.cat(pieces)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import whylight
-from whylight_perturbation.alone import alone
+from whylight_perturbation.alone import alone, gathered
 from whylight_perturbation.superpixels import SuperpixelOptions, scores_of, segmented
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ class KernelSHAP(whylight.Attribution):
 
         maps: list[Tensor] = []
         checks: list[Tensor] = []
-        for one in alone(subject, batch):
+        for row, one in enumerate(alone(subject, batch)):
             parts = segmented(subject, one.inputs, options)
             ends = torch.tensor([[True], [False]], device=one.inputs.device).expand(2, parts.count)
             between, weights = coalitions(parts.count, options.samples - 2, one.generator(0))
             shown = torch.cat((ends, between))
-            scores = torch.cat([values for _, values in scores_of(subject, one, parts, shown, options.fill)])
+            scores = gathered(batch, row, len(shown), scores_of(subject, one, parts, shown, options.fill))
             full, empty = scores[:2].double()
             values = solve(between, weights, scores[2:], empty, full)
             maps.append(parts.spread(values.to(scores.dtype)))

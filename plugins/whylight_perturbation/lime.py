@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 import whylight
-from whylight_perturbation.alone import alone
+from whylight_perturbation.alone import alone, gathered
 from whylight_perturbation.superpixels import SuperpixelOptions, scores_of, segmented
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ class LIME(whylight.Attribution):
         maps: list[Tensor] = []
         checks: list[Tensor] = []
         strength = REGULARISATION[options.surrogate] if options.regularisation is None else options.regularisation
-        for one in alone(subject, batch):
+        for row, one in enumerate(alone(subject, batch)):
             parts = segmented(subject, one.inputs, options)
             shown = _samples(options.samples, parts.count, one.generator(0))
-            scores = torch.cat([values for _, values in scores_of(subject, one, parts, shown, options.fill)])
+            scores = gathered(batch, row, len(shown), scores_of(subject, one, parts, shown, options.fill))
             distance = 1 - (shown.double().sum(1) / parts.count).sqrt()
             weights = (-(distance**2) / (2 * options.kernel_width**2)).exp()
             fitted = fit(shown, scores, weights, options.surrogate, strength)

@@ -82,6 +82,7 @@ class Occlusion(whylight.Attribution):
         lost = whole.new_zeros(count, len(whole))
         for block, values in subject.altered_score_blocks(batch, count, covered):
             lost[block.start : block.stop] = whole - values
+            batch.report(block.stop, count)
         return _means(lost, down.to(lost.dtype), across.to(lost.dtype))
 
     def presentation(self, options: OcclusionOptions) -> whylight.Presentation:

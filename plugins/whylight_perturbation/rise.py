@@ -53,6 +53,7 @@ class RISE(whylight.Attribution):
         for step in zip(*running, strict=True):
             done = step[0][0]
             sums = [total for _, total in step]
+            batch.report(done, options.masks, torch.cat(sums) / (options.probability * done))
         return torch.cat(sums) / (options.probability * done)
 
     def cost(self, options: RISEOptions) -> float:

@@ -127,7 +127,16 @@ explanations = st.builds(
     artifacts=st.lists(artifacts, max_size=3).map(tuple),
     checks=st.dictionaries(st.text(max_size=8), st.floats(allow_nan=False), max_size=2),
     seed=st.none() | st.integers(0, 2**64 - 1),
-    execution=st.builds(Execution, st.integers(0, 2**32 - 1), seconds, seconds, seconds, seconds, st.text(max_size=8)),
+    execution=st.builds(
+        Execution,
+        st.integers(0, 2**32 - 1),
+        seconds,
+        seconds,
+        seconds,
+        seconds,
+        st.text(max_size=8),
+        st.lists(st.text(max_size=8), max_size=2).map(tuple),
+    ),
 )
 
 explained = st.builds(
