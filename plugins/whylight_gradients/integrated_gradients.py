@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
 import whylight
 from whylight_gradients import baselines, quadrature
 from whylight_gradients.baselines import BaselineName, baseline
 from whylight_gradients.path import completeness, integrated, scores_at
-
-if TYPE_CHECKING:
-    import torch
 
 
 class IntegratedGradientsOptions(whylight.Options):
@@ -52,10 +46,10 @@ class IntegratedGradients(whylight.Attribution):
         """Return the maps `[M, H, W]` at the size of the input, and their checks."""
         start = baseline(subject, batch, options.baseline)
         way = (batch.inputs - start)[list(batch.rows)]
-        mean = way
         sums = integrated(
             subject, batch, 1, lambda _: (start, batch.inputs), quadrature.nodes(options.rule, options.steps)
         )
+        maps = way.sum(1)
         for step, mean in enumerate(sums, 1):
             maps = (way * mean).sum(1)
             batch.report(step, options.steps, maps)
@@ -72,7 +66,3 @@ class IntegratedGradients(whylight.Attribution):
     def cost_per_target(self, options: IntegratedGradientsOptions) -> float:
         """Return the cost of one more pass back for each step; all targets share the forward passes."""
         return 1.0 * options.steps
-
-
-def _shares(way: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    return (way * gradients).sum(1)

@@ -41,12 +41,15 @@ class SmoothGrad(Noisy):
 
     def attribute(self, subject: whylight.Subject, batch: whylight.Batch, options: SmoothGradOptions) -> torch.Tensor:
         """Return the maps `[M, H, W]` at the size of the input."""
-        total: torch.Tensor | None = None
-        for one in self.of_copies(subject, batch, options):
+        import torch
+
+        total, maps = torch.empty(0), torch.empty(0)
+        for count, one in enumerate(self.of_copies(subject, batch, options), 1):
             one = one.square() if options.squared else one
-            total = one.clone() if total is None else total.add_(one)
-        assert total is not None
-        return reduced(total / options.samples, options.reduction)
+            total = one.clone() if count == 1 else total.add_(one)
+            maps = reduced(total / count, options.reduction)
+            batch.report(count, options.samples, maps)
+        return maps
 
     def presentation(self, options: SmoothGradOptions) -> whylight.Presentation:
         """Say whether the sign means something."""

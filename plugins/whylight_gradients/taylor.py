@@ -78,6 +78,7 @@ class Taylor(whylight.Attribution):
                 inputs=batch.inputs[rows],
                 rows=tuple(range(len(rows))),
                 seeds=tuple(batch.seeds[row] for row in rows) if batch.seeds else (),
+                companions=batch.companions_at(torch.tensor(rows, device=batch.inputs.device)),
             )
             alone = subject.model.subject(batch.cancel)
             root = _root(alone, each, far[rows])

@@ -24,8 +24,9 @@ class VarGrad(Noisy):
     """
 
     name = "vargrad"
-    reference = "Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter " + (
-        "Values, ICLR workshop 2018"
+    reference = (
+        "Adebayo et al., Local Explanation Methods for Deep Neural Networks Lack Sensitivity to Parameter Values, ICLR "
+        "workshop 2018"
     )
     Options = NoisyOptions
 
@@ -33,12 +34,14 @@ class VarGrad(Noisy):
         """Return the maps `[M, H, W]` at the size of the input."""
         import torch
 
-        mean, squares = torch.empty(0), torch.empty(0)
+        mean, squares, maps = torch.empty(0), torch.empty(0), torch.empty(0)
         for count, one in enumerate(self.of_copies(subject, batch, options), 1):
             if count == 1:
                 mean, squares = one.clone(), torch.zeros_like(one)
-                continue
-            off = one - mean
-            mean.add_(off, alpha=1 / count)
-            squares.addcmul_(off, one - mean)
-        return reduced(squares / options.samples, options.reduction)
+            else:
+                off = one - mean
+                mean.add_(off, alpha=1 / count)
+                squares.addcmul_(off, one - mean)
+            maps = reduced(squares / count, options.reduction)
+            batch.report(count, options.samples, maps)
+        return maps

@@ -5,6 +5,9 @@ from __future__ import annotations
 from whylight.testing import MethodTests, functional_relu_net, relu_net
 from whylight_gradients import (
     Deconvnet,
+    DeepLift,
+    ExpectedGradients,
+    GradientShap,
     GuidedBackprop,
     IntegratedGradients,
     SmoothGrad,
@@ -70,3 +73,31 @@ class TestVarGrad(MethodTests):
 
     def network(self):
         return relu_net()
+
+
+class TestExpectedGradients(MethodTests):
+    method = ExpectedGradients
+    options = {"samples": 7, "baselines": ["blur", "noise", "shuffle", "mean"]}
+
+
+class TestGradientShap(MethodTests):
+    method = GradientShap
+    options = {"samples": 3, "noise": 0.2}
+
+    def network(self):
+        return functional_relu_net()
+
+
+class TestDeepLift(MethodTests):
+    method = DeepLift
+
+    def network(self):
+        return relu_net()
+
+
+class TestDeepLiftOfFunctions(MethodTests):
+    method = DeepLift
+    options = {"baseline": "blur", "profile": "captum"}
+
+    def network(self):
+        return functional_relu_net()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,9 @@ class BackwardRule(abc.ABC):
 
     Rules that are equal and hash alike (a frozen dataclass) share what a batch already computed.
     """
+
+    least_rows: ClassVar[int] = 1
+    """How many rows a pass has at least, whatever memory says: 2 for a rule that compares rows with one another."""
 
     @abc.abstractmethod
     def call(self, call: FunctionCall) -> Any:

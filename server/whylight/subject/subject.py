@@ -293,7 +293,8 @@ class Subject:
         gradients: list[Tensor] = []
         pieces: dict[str, list[Tensor]] = {}
         neurons, latents = sources_of([aim_at(self.model, target) for target in batch.targets])
-        for rows in _chunks(len(batch.inputs), self.model.max_rows(gradients_at=layer or ""), batch.cancel):
+        size = max(self.model.max_rows(gradients_at=layer or ""), 1 if rule is None else rule.least_rows)
+        for rows in _chunks(len(batch.inputs), size, batch.cancel):
             inputs = batch.inputs[rows]
             with torch.enable_grad():
                 if layer is INPUT:
