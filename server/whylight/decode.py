@@ -6,6 +6,7 @@ Everything here may run in many threads at once: no state is kept, and Pillow le
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from whylight.errors import InvalidInput
+from whylight.frozen_array import FrozenArray
 from whylight.limits import Limits
 
 # Their modules are imported above: Pillow loads every decoder it has to find one that is not yet there.
@@ -44,7 +46,8 @@ class DecodedInput:
     normalised input that the caller sent. `seen` is the picture `[H, W, 3]` that overlays are drawn on and `original`
     the whole picture that the caller gave, uint8 `[height, width, 3]`; each is None where no output of the plan draws
     on it. `box` (left, top, right, bottom) is what the model sees, in pixels of the original, which is `original_size`
-    (width, height) large. `decode_time` is in seconds.
+    (width, height) large. `decode_time` is in seconds. `companions` are what the model takes besides the picture, by
+    name; `references` the pictures that targets compare it with, by what was sent.
     """
 
     values: npt.NDArray[Any] = field(repr=False)
@@ -53,6 +56,8 @@ class DecodedInput:
     box: tuple[float, float, float, float]
     original_size: tuple[int, int]
     decode_time: float = 0.0
+    companions: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+    references: Mapping[bytes | FrozenArray, DecodedInput] = field(default_factory=dict, repr=False)
 
     @property
     def is_picture(self) -> bool:
@@ -64,6 +69,11 @@ class DecodedInput:
         """Height and width of the model's input."""
         height, width = self.values.shape[:2] if self.is_picture else self.values.shape[1:]
         return int(height), int(width)
+
+    @property
+    def shapes(self) -> tuple[Any, ...]:
+        """What must be equal for two inputs to run together: the size, and the shape of each companion."""
+        return self.size, *((name, array.shape) for name, array in self.companions.items())
 
     @property
     def frame(self) -> tuple[int, int, int, int]:
@@ -172,6 +182,21 @@ def decode_tensor(array: npt.NDArray[Any], channels: int, limits: Limits) -> npt
         kind = "NaN" if np.isnan(values[bad]) else "infinity"
         raise _tensor_invalid("data", f"{kind} at {[int(index) for index in bad]}")
     return values
+
+
+def companion_array(values: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return numbers as companions are held: whole ones as int64, others as float32.
+
+    Raises:
+        InvalidInput: they are no numbers, or no array (TENSOR_INVALID).
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise InvalidInput(f"no array of numbers: {error}", reason="TENSOR_INVALID", field="companions") from None
+    if array.dtype.kind not in "buif":
+        raise InvalidInput(f"{array.dtype} is no type of numbers", reason="TENSOR_INVALID", field="companions")
+    return array.astype(np.int64 if array.dtype.kind in "bui" else np.float32, copy=False)
 
 
 def check_pixels(width: int, height: int, limits: Limits, field: str) -> None:

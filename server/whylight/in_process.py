@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from whylight.decode import upright_rgb
+from whylight.decode import companion_array, upright_rgb
 from whylight.errors import InvalidInput, NotFound, Violation, WhylightError
 from whylight.explainer import Explainer, Watcher
 from whylight.explainer import Progress as PlannedProgress
@@ -42,6 +42,8 @@ ImageLike: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArra
 MethodLike: TypeAlias = str | type[Method] | Method
 """The name of a method, or a method class of your own, or one made of it."""
 TargetLike: TypeAlias = Target | int | str | None
+Companions: TypeAlias = Mapping[str, npt.NDArray[Any] | Tensor | Sequence[Any]]
+"""What a model takes besides the picture, by name: arrays, tensors or lists of numbers."""
 
 _CHUNK = 32
 _LIMITS = Limits(message_bytes=sys.maxsize)  # nothing travels, so an answer may be as large as memory allows
@@ -58,6 +60,7 @@ def explain(
     seed: int | None = None,
     top_predictions: int = 5,
     device: str | torch.device | None = None,
+    companions: Companions | Sequence[Companions] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     running_maps: bool = False,
 ) -> Explained | list[Explained]:
@@ -70,7 +73,8 @@ def explain(
     class of your own, or a list of them: each gives its explanations, in this order, with the same `options` and
     `seed`, and what they need in common is computed once. `target` is an index, a label, a `Target` or None for the top
     prediction; for one image a list of them means several explanations, for many images it has one entry (or list) for
-    each; arrays and tensors of indices are lists. `outputs` are a native map and an overlay unless given. Without a
+    each; arrays and tensors of indices are lists. `companions` are what the model takes besides the picture, by name,
+    the same for all images or, as a list, for each. `outputs` are a native map and an overlay unless given. Without a
     `seed`, one is drawn for the call. `on_progress` is called now and then with how far an image has come, by methods
     that say so; with `running_maps`, also with the maps so far.
 
@@ -90,6 +94,7 @@ def explain(
     except WhylightError as error:
         raise _of_method(error, several) from None
     targets = _targets(target, len(listed), many)
+    beside = _companions(companions, len(listed))
     drawn = secrets.randbits(63) if seed is None else _seed(seed)
     results: list[Explained] = []
     for start in range(0, len(listed), _CHUNK):
@@ -97,7 +102,8 @@ def explain(
         inputs = []
         for place in chunk:
             try:
-                inputs.append(decode_input(plan, _loaded(listed[place]), _LIMITS))
+                data = _loaded(listed[place])
+                inputs.append(decode_input(plan, data, _LIMITS, beside[place], targets[place]))
             except WhylightError as error:
                 raise _named(error, place, many) from None
         tokens = [CancelToken() for _ in chunk]
@@ -222,6 +228,25 @@ def _float_shape(image: Any) -> tuple[int, ...] | None:
     floating = image.is_floating_point() if isinstance(image, Tensor) else getattr(image, "dtype", np.uint8) != np.uint8
     fits = isinstance(image, np.ndarray | Tensor) and floating and image.ndim == 3 and 0 not in image.shape
     return tuple(image.shape) if fits else None
+
+
+def _companions(companions: Any, count: int) -> list[dict[str, npt.NDArray[Any]]]:
+    """Return the companions of each image."""
+    if companions is None or isinstance(companions, Mapping):
+        return [_arrays(companions or {})] * count
+    if len(companions) != count:
+        raise InvalidInput(
+            f"there are {count} images and {len(companions)} companions; give one for all, or one for each",
+            field="companions",
+        )
+    return [_arrays(each) for each in companions]
+
+
+def _arrays(companions: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    return {
+        name: companion_array(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
+        for name, values in companions.items()
+    }
 
 
 def _outputs(outputs: Any) -> tuple[Output, ...]:

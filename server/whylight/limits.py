@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+COMPANIONS = 8
+"""Companions of one input at most; no model takes more."""
+
+COMPANION_ELEMENTS = 1 << 20
+"""Elements of one companion at most."""
+
 
 @dataclass(frozen=True)
 class Limits:

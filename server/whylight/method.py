@@ -26,7 +26,7 @@ class Need(enum.Enum):
     """Something that a method needs of a model. The server refuses a model that lacks it before running, naming it."""
 
     GRADIENTS = "gradients"  # the target can be differentiated
-    SPATIAL_LAYER = "spatial-layer"  # some layer gives maps [N, C, h, w]
+    SPATIAL_LAYER = "spatial-layer"  # some layer gives maps [N, C, h, w], or tokens that lie on the picture
     RELU = "relu"  # some function or layer is ReLU
     GAP_HEAD = "gap-head"  # maps -> global average pooling -> one linear layer -> class scores
 

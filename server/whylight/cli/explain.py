@@ -9,6 +9,7 @@ import click
 
 from whylight.cli.parameters import (
     as_dictionary,
+    companion_option,
     json_option,
     method_option,
     model_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @method_option
 @target_option
 @options_option
+@companion_option
 @click.option("-o", "--out", help="Where to put the pictures: a file for one, a folder for several.")
 @click.option(
     "--style", type=click.Choice(["overlay", "map"]), default="overlay", show_default=True, help="What to draw."
@@ -51,6 +53,7 @@ def command(
     methods: tuple[str, ...],
     targets: tuple[Target, ...],
     options: tuple[tuple[str, Any], ...],
+    companions: tuple[tuple[str, Any], ...],
     out: str | None,
     style: str,
     colour_map: str,
@@ -82,6 +85,7 @@ def command(
         methods=methods,
         targets=targets,
         options=as_dictionary(options),
+        companions=as_dictionary(companions),
         outputs=_outputs(place, style, colour_map, canvas, boxes),
         seed=seed,
         top=top,

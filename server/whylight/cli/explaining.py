@@ -12,7 +12,7 @@ import whylight
 from whylight.cli import printing
 from whylight.cli.local import DEFAULT_MODEL
 from whylight.cli.parameters import connect
-from whylight.client import Client
+from whylight.client import Client, Input
 from whylight.errors import Overloaded, Unavailable, WhylightError
 from whylight.explanation import Explained
 from whylight.outputs import Output
@@ -29,6 +29,7 @@ class Task:
     methods: Sequence[str]
     targets: Sequence[Target]
     options: Mapping[str, Any]
+    companions: Mapping[str, Any]
     outputs: Sequence[Output]
     seed: int | None
     top: int
@@ -90,7 +91,8 @@ def explain_there(task: Task, server: str, tls: bool, ca: str | None) -> list[An
                 if answer.error is not None:
                     raise answer.error
                 return [answer]
-        return [Answer(task.images[0], client.explain(task.images[0], task.methods, **keywords))]
+        image = Input(task.images[0], companions=task.companions)
+        return [Answer(task.images[0], client.explain(image, task.methods, **keywords))]
 
 
 def _stream(client: Client, task: Task, keywords: dict[str, Any]) -> list[Answer]:
@@ -98,7 +100,8 @@ def _stream(client: Client, task: Task, keywords: dict[str, Any]) -> list[Answer
     with printing.bars("explaining", task.images) as bars:
         if printing.notices().is_terminal:
             keywords = {**keywords, "on_progress": lambda news: _tell(bars, news.input_index, news)}
-        for index, result in client.explain_many(task.images, task.methods, **keywords):
+        images = [Input(image, companions=task.companions) for image in task.images]
+        for index, result in client.explain_many(images, task.methods, **keywords):
             image = task.images[index]
             answers[index] = Answer(image, error=result) if isinstance(result, WhylightError) else Answer(image, result)
             bars.end(index)
@@ -136,6 +139,7 @@ def _explain(model: Any, image: str, task: Task, on_progress: Callable[[Progress
         outputs=task.outputs,
         seed=task.seed,
         top_predictions=task.top,
+        companions=task.companions,
         on_progress=on_progress,
     )
     return cast(Explained, explained)

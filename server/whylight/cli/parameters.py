@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank, Target
+from whylight.errors import InvalidInput
+from whylight.target import (
+    ClassIndex,
+    ClassLabel,
+    Contrast,
+    Detection,
+    Latent,
+    Neuron,
+    OutputIndex,
+    Rank,
+    Region,
+    Similarity,
+    Target,
+)
 
 if TYPE_CHECKING:
     from whylight.client import Client
@@ -48,11 +61,55 @@ def read_target(text: str) -> Target:
         return ClassIndex(int(text)) if text.isdecimal() else ClassLabel(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is no target; see --help for the forms") from None
+    except (InvalidInput, OSError) as error:
+        raise click.BadParameter(f"{text!r}: {error}") from None
 
 
 def _neuron(text: str) -> Neuron:
     layer, channel, *position = text.split(":")
     return Neuron(layer, int(channel), tuple(int(index) for part in position for index in part.split(",")))
+
+
+def _contrast(text: str) -> Contrast:
+    positive, negative = text.split("/")
+    return Contrast(read_target(positive), read_target(negative))  # type: ignore[arg-type]  # it refuses other kinds
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    left, top, right, bottom = map(float, text.split(","))
+    return left, top, right, bottom
+
+
+def _region(text: str) -> Region:
+    class_index, _, part = text.partition(":")
+    if not part:
+        return Region(int(class_index))
+    if "," in part:
+        return Region(int(class_index), *_box(part))
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(part) as picture:
+        marked: Any = np.asarray(picture.convert("L")) > 0
+    return Region(int(class_index), mask=marked)
+
+
+def _detection(text: str) -> Detection:
+    class_index, _, box = text.partition(":")
+    return Detection(None if class_index == "any" else int(class_index), *_box(box))
+
+
+def _similarity(text: str) -> Similarity:
+    file, at, layer = (text, "", "") if os.path.exists(text) else text.rpartition("@")
+    file = file if at else text
+    layer = layer if at else ""
+    if file.endswith(".npy"):
+        import numpy as np
+
+        numbers: Any = np.load(file, allow_pickle=False)
+        return Similarity(embedding=numbers, layer=layer)
+    path: Any = file
+    return Similarity(path, layer=layer)
 
 
 _FORMS: dict[str, Callable[[str], Target]] = {
@@ -61,6 +118,10 @@ _FORMS: dict[str, Callable[[str], Target]] = {
     "latent": lambda text: Latent(int(text)),
     "output": lambda text: OutputIndex(tuple(int(index) for index in text.split(","))),
     "neuron": _neuron,
+    "contrast": _contrast,
+    "region": _region,
+    "detection": _detection,
+    "similarity": _similarity,
 }
 
 target_option = click.option(
@@ -70,8 +131,18 @@ target_option = click.option(
     type=read_target,
     metavar="TARGET",
     multiple=True,
-    help="What to explain: a class index, a label, rank:K, latent:K, output:I,J,…, neuron:LAYER:CHANNEL[:Y,X], or "
-    "label:TEXT. Repeatable. The top prediction when left out.",
+    help="What to explain: a class index, a label, rank:K, latent:K, output:I,J,…, neuron:LAYER:CHANNEL[:Y,X], "
+    "contrast:A/B (why A rather than B, each an index, a label, rank:K or output:I,J,…), region:CLASS[:L,T,R,B or "
+    "MASK.png] and detection:CLASS|any:L,T,R,B (edges as fractions), similarity:FILE[@LAYER] (a picture, or an "
+    "embedding in an .npy), or label:TEXT. Repeatable. The top prediction when left out.",
+)
+companion_option = click.option(
+    "--companion",
+    "companions",
+    type=read_key_value,
+    metavar="NAME=NUMBERS",
+    multiple=True,
+    help="What the model takes besides the picture, such as question=[3,1]; the numbers are JSON. Repeatable.",
 )
 method_option = click.option(
     "-M", "--method", "methods", multiple=True, default=["grad-cam"], show_default=True, help="Method. Repeatable."

@@ -9,6 +9,7 @@ from typing import Any
 
 from whylight.limits import Limits
 from whylight.v1 import catalog_pb2 as pb
+from whylight.v1.explanation_pb2 import DataType
 from whylight.wire import struct_to_dict
 
 
@@ -37,8 +38,21 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class CompanionInfo:
+    """What a model takes besides the picture: float32 or int64 (from `low` to `high`); -1 in a shape is any length."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """A served model. `input_size` is (width, height) after the transform; labels and layers are left out of lists."""
+    """A served model. `input_size` is (width, height) after the transform; labels and layers are left out of lists.
+
+    `companions` are what an `Input` must have besides the picture, by name.
+    """
 
     name: str
     source: str
@@ -55,6 +69,7 @@ class ModelInfo:
     device: str
     batch_invariant: bool
     parameter_count: int
+    companions: Mapping[str, CompanionInfo] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,10 @@ def model_from_proto(message: pb.Model) -> ModelInfo:
         message.device,
         message.batch_invariant,
         message.parameter_count,
+        {
+            name: CompanionInfo(_word(DataType, one.dtype, "DATA_TYPE_"), tuple(one.shape), one.low, one.high)
+            for name, one in message.companions.items()
+        },
     )
 
 

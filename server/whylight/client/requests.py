@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from whylight import wire
 from whylight.client.pictures import Image, read_picture
+from whylight.decode import companion_array
 from whylight.errors import InternalError, InvalidInput, WhylightError
 from whylight.explanation import Explained
 from whylight.outputs import Output
@@ -30,10 +31,14 @@ Targets: TypeAlias = "TargetLike | Sequence[TargetLike] | None"
 
 @dataclass(frozen=True)
 class Input:
-    """An image with targets of its own, in place of the request's."""
+    """An image with targets of its own, in place of the request's, and with what the model takes besides it.
+
+    `companions` are arrays or lists of numbers, by name: whole ones travel as int64, others as float32.
+    """
 
     image: Image
     target: Targets = None
+    companions: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,9 @@ def _methods(request: Request) -> Iterable[pb.MethodCall]:
 
 def _input(image: Image | Input, place: str) -> pb.Input:
     if isinstance(image, Input):
-        return wire.input_to_proto(read_picture(image.image, place), _targets(image.target, f"{place}.targets"))
+        targets = _targets(image.target, f"{place}.targets")
+        companions = {name: companion_array(values) for name, values in image.companions.items()}
+        return wire.input_to_proto(read_picture(image.image, place), targets, companions)
     return wire.input_to_proto(read_picture(image, place))
 
 

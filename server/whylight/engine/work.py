@@ -76,11 +76,10 @@ def signature(item: v1.Input) -> str:
     """Return what must be equal for two inputs to share a batch, besides the plan.
 
     Encoded pictures and uint8 arrays go through the model's transform and come out in one shape; arrays of floats are
-    the model's input as they are.
+    the model's input as they are. Companions are never padded.
     """
-    if _is_model_input(item):
-        return f"{item.tensor.dtype}:{'x'.join(map(str, item.tensor.shape))}"
-    return "image"
+    kind = f"{item.tensor.dtype}:{_shape(item.tensor)}" if _is_model_input(item) else "image"
+    return ";".join([kind, *(f"{name}={_shape(item.companions[name])}" for name in sorted(item.companions))])
 
 
 def evaluations(item: v1.Input, model: catalog_pb2.Model | None) -> float:
@@ -92,6 +91,10 @@ def evaluations(item: v1.Input, model: catalog_pb2.Model | None) -> float:
         return 1.0
     usual = max(model.input_channels, 1) * model.input_size.width * model.input_size.height
     return max(1.0, math.prod(item.tensor.shape) / usual) if usual else 1.0
+
+
+def _shape(tensor: v1.Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
 
 
 def _is_model_input(item: v1.Input) -> bool:

@@ -35,10 +35,13 @@ def batch_of(
     targets: Sequence[tuple[Target, ...]],
     cancel: CancelToken,
 ) -> Batch:
-    """Put inputs of one size together, on the model's device, pictures normalised by its transform; no seeds."""
+    """Put inputs of one size together, on the model's device, pictures normalised by its transform; no seeds.
+
+    Their companions have one shape each.
+    """
     rows = tuple(row for row, wanted in enumerate(targets) for _ in wanted)
     flat = tuple(target for wanted in targets for target in wanted)
-    return Batch(_stacked(model, inputs), flat, rows, cancel)
+    return Batch(_stacked(model, inputs), flat, rows, cancel, companions=_companions(model, inputs))
 
 
 def attribute(planned: PlannedMethod, subject: Subject, batch: Batch) -> Attributed:
@@ -90,6 +93,15 @@ def predict(plan: ExplanationPlan, subject: Subject, batch: Batch) -> list[tuple
         )
         for columns in zip(order.tolist(), chosen[0].tolist(), chosen[1].tolist(), strict=True)
     ]
+
+
+def _companions(model: Model, inputs: Sequence[DecodedInput]) -> dict[str, Tensor]:
+    """Return the companions `[N, ...]`, floats in the model's type."""
+    together = {}
+    for name in model.companions:
+        values = torch.from_numpy(np.stack([item.companions[name] for item in inputs])).to(model.device)
+        together[name] = values.to(model.dtype) if values.is_floating_point() else values
+    return together
 
 
 def _stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:

@@ -18,10 +18,11 @@ import torch
 from whylight.decode import DecodedInput
 from whylight.errors import Cancelled, InvalidInput, Overloaded, WhylightError
 from whylight.explainer.attribution import Attributed, attribute, batch_of, predict
-from whylight.explainer.inputs import answer_bytes, decode_input
+from whylight.explainer.inputs import answer_bytes, decode_input, target_bytes
 from whylight.explainer.jobs import Answers, Job, halves
 from whylight.explainer.plan import ExplanationPlan, PlannedMethod, make_plan, method_failed
 from whylight.explainer.progress import Reporter, Watcher
+from whylight.explainer.references import with_embeddings
 from whylight.explainer.targets import check_targets, located
 from whylight.explanation import Execution, Explained, Explanation
 from whylight.limits import Limits
@@ -91,9 +92,15 @@ class Explainer:
         """Check several methods with their options, to be run in this order; see `make_plan` for the errors."""
         return make_plan(self.models, self.methods, model, calls, outputs, top_predictions)
 
-    def decode(self, plan: ExplanationPlan, data: bytes | npt.NDArray[Any]) -> DecodedInput:
+    def decode(
+        self,
+        plan: ExplanationPlan,
+        data: bytes | npt.NDArray[Any],
+        companions: Mapping[str, npt.NDArray[Any]] | None = None,
+        targets: Sequence[Target] = (),
+    ) -> DecodedInput:
         """Read an image file or an array for the model of `plan`; see `decode_input` for what it raises."""
-        return decode_input(plan, data, self.limits)
+        return decode_input(plan, data, self.limits, companions, targets)
 
     def explain(
         self,
@@ -115,7 +122,7 @@ class Explainer:
         fails; when memory runs out, the batch is halved, and in the end the targets and the methods of one input are.
         """
         answers = Answers(len(inputs))
-        shapes: dict[tuple[int, int], list[Job]] = {}
+        shapes: dict[tuple[Any, ...], list[Job]] = {}
         every = tuple(range(len(plan.methods)))
         everybody = watchers or [None] * len(inputs)
         given = zip(inputs, targets, seeds, cancels, everybody, strict=True)
@@ -126,7 +133,7 @@ class Explainer:
             except WhylightError as error:
                 answers.fail(place, error)
             else:
-                shapes.setdefault(item.size, []).append(job)
+                shapes.setdefault(item.shapes, []).append(job)
         waiting = deque(shapes.values())
         while waiting:
             waiting.extendleft(reversed(self._advance(plan, waiting.popleft(), answers)))
@@ -135,6 +142,7 @@ class Explainer:
     def _check(self, plan: ExplanationPlan, job: Job) -> None:
         check_targets(plan.model, job.targets, self.limits)
         needed = answer_bytes(plan.outputs, job.input) * len(job.targets) * len(job.methods)
+        needed += sum(target_bytes(plan.model, target) for target in job.targets) * len(job.methods)
         if needed > self.limits.message_bytes:
             raise InvalidInput(
                 f"the artifacts of {len(job.targets)} targets by {len(job.methods)} methods take {needed} bytes, more "
@@ -183,7 +191,9 @@ class Explainer:
         try:
             started = time.perf_counter()
             cancel = CancelToken([job.cancel for job in jobs])
-            batch = batch_of(plan.model, [job.input for job in jobs], [job.targets for job in jobs], cancel)
+            inputs = [job.input for job in jobs]
+            batch = batch_of(plan.model, inputs, [job.targets for job in jobs], cancel)
+            batch = with_embeddings(plan.model, batch, inputs)
             subject = plan.model.subject(batch.cancel)
             for index in indices:
                 planned = plan.methods[index]
@@ -281,7 +291,7 @@ class Explainer:
         """Whether the model takes this input at all, whatever a method makes of it."""
         batch = batch_of(plan.model, [job.input], [job.targets], job.cancel)
         try:
-            plan.model.subject(job.cancel).forward(batch.inputs)
+            plan.model.subject(job.cancel).forward(batch.inputs, batch.companions)
         except Exception:
             return False
         return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,37 +13,61 @@ import numpy.typing as npt
 from PIL import Image
 
 from whylight.decode import DecodedInput, decode_image, decode_pixels, decode_tensor
-from whylight.errors import InvalidInput, Unsupported
+from whylight.errors import InvalidInput, Unsupported, Violation, WhylightError
 from whylight.explainer.plan import ExplanationPlan
+from whylight.frozen_array import FrozenArray
 from whylight.limits import Limits
+from whylight.models.companion import check_companions
 from whylight.outputs import BoxesOutput, Canvas, MapOutput, Output, PictureFormat
+from whylight.target import Similarity, Target, size_of
 
 if TYPE_CHECKING:
-    from whylight.models import Transform
+    from whylight.models import Model, Transform
 
 _LONGEST = 64
 """How many times one side may be as long as the other: a resize of the shorter side blows a thin picture up."""
 
 
-def decode_input(plan: ExplanationPlan, data: bytes | npt.NDArray[Any] | Image.Image, limits: Limits) -> DecodedInput:
+def decode_input(
+    plan: ExplanationPlan,
+    data: bytes | npt.NDArray[Any] | Image.Image,
+    limits: Limits,
+    companions: Mapping[str, npt.NDArray[Any]] | None = None,
+    targets: Sequence[Target] = (),
+) -> DecodedInput:
     """Read an image file, an array or an upright RGB picture for the model of `plan`.
 
     Image files and uint8 arrays `[H, W, 3]` go through the model's transform; float arrays `[C, H, W]` are the model's
-    normalised input.
+    normalised input. The references of `targets` are read in the same way and within the same limits.
 
     Raises:
-        InvalidInput: IMAGE_UNREADABLE, IMAGE_TOO_LARGE, TENSOR_INVALID, TENSOR_TOO_LARGE.
+        InvalidInput: IMAGE_UNREADABLE, IMAGE_TOO_LARGE, TENSOR_INVALID, TENSOR_TOO_LARGE, COMPANION_MISSING,
+            COMPANION_UNKNOWN.
         Unsupported: INPUT_UNSUPPORTED, a picture for a model that takes neither grey nor colour pictures.
     """
     started = time.perf_counter()
-    if isinstance(data, np.ndarray) and data.dtype != np.uint8:
-        decoded = _of_tensor(plan, decode_tensor(data, plan.model.input_channels, limits))
-    elif isinstance(data, np.ndarray):
-        decoded = _of_picture(plan, decode_pixels(data, limits), "input.tensor.shape")
-    else:
-        picture = data if isinstance(data, Image.Image) else decode_image(data, limits)
-        decoded = _of_picture(plan, picture, "input.image")
-    return dataclasses.replace(decoded, decode_time=time.perf_counter() - started)
+    decoded = _decoded(plan, data, limits, drawn=True)
+    checked = check_companions(plan.model.companions, companions or {})
+    references: dict[bytes | FrozenArray, DecodedInput] = {}
+    for place, target in enumerate(targets):
+        image = target.image if isinstance(target, Similarity) else None
+        if image is not None and image not in references:
+            try:
+                read = _decoded(plan, image if isinstance(image, bytes) else image.numpy(), limits, drawn=False)
+            except WhylightError as error:
+                raise _of_reference(error, f"input.targets[{place}].similarity") from None
+            references[image] = dataclasses.replace(read, companions=checked)
+    return dataclasses.replace(
+        decoded, decode_time=time.perf_counter() - started, companions=checked, references=references
+    )
+
+
+def target_bytes(model: Model, target: Target) -> int:
+    """Return how many bytes of a target's own are in an answer, where a reference has become an embedding."""
+    if isinstance(target, Similarity) and target.embedding is None:
+        shape = model.layer(target.layer).output_shape if target.layer else model.output_shape
+        return 4 * math.prod(shape)
+    return size_of(target)
 
 
 def answer_bytes(outputs: Sequence[Output], item: DecodedInput) -> int:
@@ -64,7 +89,27 @@ def answer_bytes(outputs: Sequence[Output], item: DecodedInput) -> int:
     return total
 
 
-def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str) -> DecodedInput:
+def _decoded(
+    plan: ExplanationPlan, data: bytes | npt.NDArray[Any] | Image.Image, limits: Limits, *, drawn: bool
+) -> DecodedInput:
+    """Read a picture or a model's input; with `drawn`, also what the outputs of the plan draw on."""
+    if isinstance(data, np.ndarray) and data.dtype != np.uint8:
+        return _of_tensor(plan, decode_tensor(data, plan.model.input_channels, limits), drawn)
+    if isinstance(data, np.ndarray):
+        return _of_picture(plan, decode_pixels(data, limits), "input.tensor.shape", drawn)
+    picture = data if isinstance(data, Image.Image) else decode_image(data, limits)
+    return _of_picture(plan, picture, "input.image", drawn)
+
+
+def _of_reference(error: WhylightError, field: str) -> WhylightError:
+    error.violations = tuple(
+        Violation(field + violation.field.removeprefix("input"), violation.description)
+        for violation in error.violations
+    )
+    return error
+
+
+def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str, drawn: bool) -> DecodedInput:
     transform = plan.model.transform
     if transform.channels not in (1, 3):
         raise Unsupported(
@@ -81,17 +126,17 @@ def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str) -> Deco
     fitted = transform.fit(picture)
     return DecodedInput(
         values=fitted.pixels,
-        seen=_rgb(fitted.pixels) if plan.draws_on_seen else None,
-        original=np.array(picture) if plan.draws_on_original else None,
+        seen=_rgb(fitted.pixels) if drawn and plan.draws_on_seen else None,
+        original=np.array(picture) if drawn and plan.draws_on_original else None,
         box=fitted.box,
         original_size=fitted.original_size,
     )
 
 
-def _of_tensor(plan: ExplanationPlan, values: npt.NDArray[np.float32]) -> DecodedInput:
+def _of_tensor(plan: ExplanationPlan, values: npt.NDArray[np.float32], drawn: bool) -> DecodedInput:
     """Take a normalised input as the whole of its own picture."""
     _, height, width = values.shape
-    drawn = plan.draws_on_seen or plan.draws_on_original
+    drawn = drawn and (plan.draws_on_seen or plan.draws_on_original)
     seen = _pixels(plan.model.transform, values) if drawn else None
     return DecodedInput(
         values=values, seen=seen, original=seen, box=(0.0, 0.0, width, height), original_size=(width, height)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whylight.models.companion import Companion
     from whylight.models.config import ModelConfig
     from whylight.models.load import open_model, wrap_module
     from whylight.models.model import LayerInfo, Model
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from whylight.models.transform import Fitted, Transform
 
 _HOMES = {
+    "Companion": "companion",
     "Fitted": "transform",
     "LayerInfo": "model",
     "Model": "model",
@@ -30,6 +32,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Companion",
     "Fitted",
     "LayerInfo",
     "Model",

@@ -6,6 +6,9 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from whylight.limits import COMPANIONS
+from whylight.models.companion import Companion
+
 Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
@@ -41,6 +44,17 @@ class ModelConfig(BaseModel):
         None, description="Which part of a tuple, dict or dataclass output is explained, such as 'logits', '0', 'out'."
     )
     latent: str | None = Field(None, description="Which part of the output holds latent variables [N, Z].")
+    boxes: Literal["pixels", "fractions"] | None = Field(
+        None,
+        description="The output is detections [K, 4 + classes]: corners (left, top, right, bottom) in pixels or in "
+        "fractions of the input, then a score for each class. Torchvision's detectors need not say so.",
+    )
+    last_spatial: str | None = Field(
+        None, description="Layer that 'last-spatial' stands for, where the one that is found is wrong, as in detectors."
+    )
+    companions: dict[str, Companion] = Field(
+        {}, max_length=COMPANIONS, description="What it takes besides the picture, by the names of its arguments."
+    )
     input_size: tuple[int, int] | None = Field(None, description="(height, width), where the source's is not wanted.")
     memory_budget_bytes: int | None = Field(
         None, gt=0, description="How much a chunk may take: 2 GiB on a CPU, half of the free memory on a GPU."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,14 +13,17 @@ from torch import Tensor, nn
 
 from whylight.errors import InvalidInput, NotFound
 from whylight.method import Need
+from whylight.models.companion import Companion
 from whylight.models.config import ModelConfig, Precision
+from whylight.models.detections import Boxes, is_listed, limit_of, packed
 from whylight.models.model import DTYPES, LayerInfo, Model
 from whylight.models.ownership import own_copy
 from whylight.models.prepare import fold_batch_norm, narrow_weights, use_channels_last
-from whylight.models.probe import example_inputs
+from whylight.models.probe import example_companions, example_inputs
 from whylight.models.selector import select
 from whylight.models.source import ModelSource, OpenedModel, PythonSource
 from whylight.models.survey import Survey
+from whylight.models.tokens import find_last_tokens
 from whylight.models.transform import Transform
 from whylight.models.weights import digest_of, load_weights, random_weights
 from whylight.subject.backward_rule import FindRelu, under
@@ -57,6 +61,9 @@ def open_model(
         fold=config.fold_batch_norm,
         compiled=config.compile,
         budget=config.memory_budget_bytes,
+        companions={**opened.companions, **config.companions},
+        boxes=config.boxes,
+        last_spatial=config.last_spatial,
     )
 
 
@@ -75,11 +82,15 @@ def wrap_module(
     fold_batch_norm: bool = False,
     compile: bool = False,
     memory_budget_bytes: int | None = None,
+    companions: Mapping[str, Companion] | None = None,
+    boxes: Boxes | None = None,
+    last_spatial: str | None = None,
 ) -> Model:
     """Make a model of a module of the caller's, which is neither changed nor copied in memory.
 
     Without a transform the module is taken to want RGB (or grey, if its first convolution has one channel) in 0..1 at
-    `input_size` (H, W), 224x224 if not given. `device` is where the module is, if not given.
+    `input_size` (H, W), 224x224 if not given. `device` is where the module is, if not given. `companions`, `boxes` and
+    `last_spatial` are those of `ModelConfig`.
 
     Raises:
         InvalidInput: the module cannot be copied, does not run on such an input, or its output is ambiguous.
@@ -105,6 +116,9 @@ def wrap_module(
         fold=fold_batch_norm,
         compiled=compile,
         budget=memory_budget_bytes,
+        companions=companions or {},
+        boxes=boxes,
+        last_spatial=last_spatial,
     )
 
 
@@ -174,6 +188,9 @@ def _build(
     fold: bool,
     compiled: bool,
     budget: int | None,
+    companions: Mapping[str, Companion],
+    boxes: Boxes | None,
+    last_spatial: str | None,
 ) -> Model:
     digest = digest_of(module)
     parameter_count = sum(parameter.numel() for parameter in module.parameters())
@@ -181,9 +198,13 @@ def _build(
     size = input_size or transform.size or (224, 224)
     module.to(device)
     example = example_inputs(1, transform.channels, size, dtype).to(device)
+    beside = example_companions(companions, 1, dtype, device)
 
     def ask(asked: nn.Module, inputs: Tensor) -> Tensor:
-        return select(asked(inputs), output)
+        raw = asked(inputs, **beside)
+        if output is None and is_listed(raw):
+            return packed(raw, limit_of(asked), (inputs.shape[2], inputs.shape[3]))
+        return select(raw, output)
 
     _first_answer(module, example, ask, name)
     if fold:
@@ -195,11 +216,15 @@ def _build(
     install_hooks(module)
     survey, counter, relu = Survey(), CountCalls(), FindRelu()
     with torch.no_grad(), watching(survey), counter, under(relu, ()):
-        raw = module(example.to(memory_format=torch.channels_last) if turned else example)
-    answer = select(raw, output)
+        raw = module(example.to(memory_format=torch.channels_last) if turned else example, **beside)
+    limit = limit_of(module) if output is None and is_listed(raw) else 0
+    answer = packed(raw, limit, size) if limit else select(raw, output)
     functional = counter.count > survey.taken_over
-    _check_labels(labels, answer, name)
-    findings = survey.findings(answer, example.nbytes)
+    if not limit:
+        _check_labels(labels, answer, name, 4 if boxes is not None else 0)
+    findings = survey.findings(answer, example, texts=bool(companions))
+    if last_spatial is not None or limit:  # the levels of a detector's pyramid run side by side: none is the last
+        findings = replace(findings, last_spatial=_chosen_layer(last_spatial, findings.shapes, name))
     if precision != "float32":
         ends = [end for end, (layer, _) in enumerate(findings.sizes) if layer == findings.last_spatial]
         head = {layer for layer, _ in (findings.sizes[: ends[-1]] if ends else findings.sizes)}
@@ -230,6 +255,9 @@ def _build(
         findings=findings,
         output_selector=output,
         latent_selector=latent,
+        companions=dict(companions),
+        boxes=boxes,
+        detection_limit=limit,
         compiled_from=bare,
         functional=functional,
     )
@@ -250,9 +278,18 @@ def _first_answer(module: nn.Module, example: Tensor, ask: Any, name: str) -> No
         ) from error
 
 
-def _check_labels(labels: tuple[str, ...], answer: Tensor, name: str) -> None:
-    if labels and answer.dim() > 1 and len(labels) != answer.shape[1]:
-        raise InvalidInput(f"model {name!r} has {answer.shape[1]} classes but {len(labels)} labels", field="labels")
+def _check_labels(labels: tuple[str, ...], answer: Tensor, name: str, corners: int) -> None:
+    """Make sure that there is a label for each class of `[N, classes, ...]`, or each word of `[N, T, words]`."""
+    if labels and answer.dim() > 1:
+        count = answer.shape[2 if answer.dim() == 3 else 1] - corners
+        if len(labels) != count:
+            raise InvalidInput(f"model {name!r} has {count} classes but {len(labels)} labels", field="labels")
+
+
+def _chosen_layer(chosen: str | None, shapes: Mapping[str, tuple[int, ...]], name: str) -> str | None:
+    if chosen is not None and len(shapes.get(chosen, ())) != 3:
+        raise InvalidInput(f"model {name!r} has no layer {chosen!r} that gives maps", field="last_spatial")
+    return chosen
 
 
 def _layers(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> tuple[LayerInfo, ...]:
@@ -272,13 +309,21 @@ def _examine(model: Model, example: Tensor, *, relu: bool) -> None:
     with torch.enable_grad():
         # Another input than the one that was surveyed: what holds for both is no accident.
         inputs = example.flip(-1) if layer is not None else example.clone().requires_grad_(True)
-        ran = model.run(inputs, split=layer)
+        ran = model.run(inputs, example_companions(model.companions, 1, model.dtype, model.device), split=layer)
         if ran.output.requires_grad:
             needs.add(Need.GRADIENTS)
         if layer is not None and ran.leaf is not None and ran.output.requires_grad:
             linear = model.findings.last_linear
             module = model.module.get_submodule(linear) if linear else None
             model.head = find_gap_head(layer, module, ran.leaf, ran.output)
+    if layer is None and Need.GRADIENTS in needs:
+        model.last_tokens = find_last_tokens(model, example)
+    if model.last_tokens is not None:
+        needs.add(Need.SPATIAL_LAYER)
+    if layer is None and Need.GRADIENTS in needs and not model.detection_limit:
+        model.last_tokens = find_last_tokens(model, example)
+    if model.last_tokens is not None:
+        needs.add(Need.SPATIAL_LAYER)
     if model.head is not None:
         needs.add(Need.GAP_HEAD)
     model.capabilities = frozenset(needs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from whylight.errors import NotFound, Unsupported
 from whylight.method import Need
+from whylight.models.companion import Companion
 from whylight.models.config import Precision
+from whylight.models.detections import Boxes, Detections, in_fractions, packed
 from whylight.models.ownership import own_copy
 from whylight.models.selector import select
 from whylight.models.survey import Findings
@@ -30,6 +32,7 @@ from whylight.subject.backward_rule import BackwardRule, under
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
 from whylight.subject.invariance import batch_invariant
+from whylight.subject.layout import Layout
 from whylight.subject.run import BrokenOff, Run, install_hooks, watching
 from whylight.subject.subject import Subject
 from whylight.target import Target
@@ -79,7 +82,8 @@ class Model:
     `module` is the server's own copy: frozen, in eval mode, nothing in place, with inert hooks. `output_shape` and
     `latent_shape` are without the batch dimension. `class_count` is 0 when the output is not a vector of scores.
     `budget` is how many bytes a chunk may take; `functional` says that convolutions or linear layers are called as
-    functions, not as layers.
+    functions, not as layers. `companions` are what it takes besides the picture. `detections` says that the output is
+    those of a detector, `[K, 6]` listed or `[K, 4 + classes]` dense, with corners in fractions of the input.
     """
 
     name: str
@@ -102,12 +106,16 @@ class Model:
     findings: Findings
     output_selector: str | None = None
     latent_selector: str | None = None
+    companions: Mapping[str, Companion] = field(default_factory=dict)
+    boxes: Boxes | None = None
+    detection_limit: int = 0
     compiled_from: nn.Module | None = None
     functional: bool = False
     head: GapHead | None = None
+    last_tokens: str | None = None
     capabilities: frozenset[Need] = frozenset()
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
-    _compiled: dict[frozenset[str], Callable[[Tensor], Any]] = field(init=False, repr=False, default_factory=dict)
+    _compiled: dict[frozenset[str], Callable[..., Any]] = field(init=False, repr=False, default_factory=dict)
     _shares_head: dict[str, bool] = field(init=False, repr=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -120,9 +128,18 @@ class Model:
         return self.output_shape[0] if len(self.output_shape) == 1 else 0
 
     @property
+    def detections(self) -> Detections | None:
+        """In which form the output is detections, None if it is something else."""
+        return "listed" if self.detection_limit else "dense" if self.boxes is not None else None
+
+    @property
     def last_spatial(self) -> str | None:
-        """The layer that "last-spatial" stands for; see `whylight.models.survey` for the rule."""
-        return self.findings.last_spatial
+        """The layer that "last-spatial" stands for; see `whylight.models.survey` for the rule.
+
+        Where there are no maps behind the tokens of a transformer, it is the last layer of tokens that lie on the
+        picture and matter to the output (`whylight.models.tokens`).
+        """
+        return self.findings.last_spatial or self.last_tokens
 
     @cached_property
     def batch_invariant(self) -> bool:
@@ -158,7 +175,11 @@ class Model:
         """
         if name == LAST_SPATIAL:
             if self.last_spatial is None:
-                raise Unsupported(f"model {self.name!r} has no last layer with maps; name a layer", field=field)
+                raise Unsupported(
+                    f"model {self.name!r} has no last layer with maps, nor with tokens that lie on the picture; "
+                    "name a layer",
+                    field=field,
+                )
             name = self.last_spatial
         if name in self._by_name:
             return self._by_name[name]
@@ -166,14 +187,18 @@ class Model:
         hint = f"; close ones are {', '.join(map(repr, close))}" if close else ""
         raise NotFound(f"model {self.name!r} has no layer {name!r}{hint}", reason="LAYER_NOT_FOUND", field=field)
 
+    def layout(self, layer: str) -> Layout | None:
+        """Return how the output of a layer, by its own name, lies on the picture; None if it does not."""
+        return self.findings.layouts.get(layer)
+
     def same_output(self, one: str, other: str) -> bool:
         """Whether two layers give the very same tensor, as `layer4` and `layer4.2` of a ResNet."""
         return self.findings.same_output(one, other)
 
-    def shares_head(self, layer: str, input: Tensor) -> bool:
+    def shares_head(self, layer: str, input: Tensor, companions: Mapping[str, Tensor] | None = None) -> bool:
         """Whether one row may run up to `layer` and several behind it; found out with `input` `[1, C, H, W]` once."""
         if layer not in self._shares_head:
-            self._shares_head[layer] = shares_head(self, layer, input)
+            self._shares_head[layer] = shares_head(self, layer, input, companions)
         return self._shares_head[layer]
 
     def check_target(self, target: Target) -> None:
@@ -187,6 +212,7 @@ class Model:
     def run(
         self,
         inputs: Tensor,
+        companions: Mapping[str, Tensor] | None = None,
         *,
         split: str | None = None,
         watch: Iterable[str] = (),
@@ -195,6 +221,8 @@ class Model:
         rule: BackwardRule | None = None,
     ) -> Ran:
         """Make one pass with `inputs` `[R, C, H, W]`, in one piece; with a graph where autograd is on and needs one.
+
+        `companions` `[R, ...]` are given to the module by their names.
 
         With `swap`, a layer and a function, what runs behind the layer gets what the function makes of its output.
         With `rule`, the backward pass follows it.
@@ -207,14 +235,16 @@ class Model:
             self.findings.passes,
             split=split,
             watch=watch,
-            narrow_until=self.last_spatial if narrow else None,
+            narrow_until=self.findings.last_spatial if narrow else None,
             widens=narrow,
             swap=swap,
             tracked=rule is not None,
         )
-        raw = self._pass(run, inputs, rule, plain=swap is not None or rule is not None)
+        raw = self._pass(run, inputs, companions, rule, plain=swap is not None or rule is not None)
         run.finish()
-        output = select(raw, self.output_selector)
+        if swap is None:
+            _check_rows(run, len(inputs))
+        output = self.selected(raw, inputs)
         hidden = select(raw, self.latent_selector) if latents and self.latent_selector is not None else None
         return Ran(
             output.float() if narrow else output,
@@ -238,12 +268,31 @@ class Model:
             breaks_off=True,
         )
         with contextlib.suppress(BrokenOff):
-            self._pass(run, inputs, None, plain=True)
+            self._pass(run, inputs, None, None, plain=True)
         run.finish()
+        _check_rows(run, len(inputs))
         return run.watched
 
-    def _pass(self, run: Run, inputs: Tensor, rule: BackwardRule | None, *, plain: bool) -> Any:
+    def selected(self, raw: Any, inputs: Tensor) -> Tensor:
+        """Return what of the module's answer to `inputs` is explained."""
+        size = (inputs.shape[2], inputs.shape[3])
+        if self.detection_limit:
+            return packed(raw, self.detection_limit, size)
+        output = select(raw, self.output_selector)
+        return in_fractions(output, size) if self.boxes == "pixels" else output
+
+    def _pass(
+        self,
+        run: Run,
+        inputs: Tensor,
+        companions: Mapping[str, Tensor] | None,
+        rule: BackwardRule | None,
+        *,
+        plain: bool,
+    ) -> Any:
         """Call the module, with everything in place that this model and this run need; `plain`: not compiled."""
+        if self.companions and not companions:
+            raise Unsupported(f"model {self.name!r} takes {', '.join(self.companions)} besides the picture")
         plain = plain or self.compiled_from is None
         inputs = inputs.to(memory_format=torch.channels_last) if self.channels_last else inputs
         with contextlib.ExitStack() as stack:
@@ -254,9 +303,9 @@ class Model:
             stack.enter_context(watching(run))
             if rule is not None and run.running is not None:
                 stack.enter_context(under(rule, run.running))
-            return (self.module if plain else self._runner(run.wanted or frozenset()))(inputs)
+            return (self.module if plain else self._runner(run.wanted or frozenset()))(inputs, **(companions or {}))
 
-    def _runner(self, layers: frozenset[str]) -> Callable[[Tensor], Any]:
+    def _runner(self, layers: frozenset[str]) -> Callable[..., Any]:
         """Return what runs the module. Compiled modules have hooks on the captured layers only, one for each set.
 
         Callers choose the layers, so the number of compiled modules is bounded; further sets run uncompiled.
@@ -271,3 +320,14 @@ class Model:
                 install_hooks(copied, layers, traceable=False)
                 self._compiled[layers] = torch.compile(copied)
             return self._compiled[layers]
+
+
+def _check_rows(run: Run, rows: int) -> None:
+    """Refuse layers that have no row for each input, such as those that see one box or one window at a time."""
+    captured = [*run.watched.items(), *([] if run.leaf is None else [(run.split, run.leaf)])]
+    for name, tensor in captured:
+        if tensor.dim() == 0 or len(tensor) != rows:
+            raise Unsupported(
+                f"layer {name!r} gives {list(tensor.shape)} for {rows} inputs, not one row for each",
+                field="options.layer",
+            )

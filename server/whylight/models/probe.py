@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from whylight.models.companion import Companion
     from whylight.models.model import Model
 
 BATCHES = (2, 3, 8)
@@ -17,6 +19,18 @@ def example_inputs(count: int, channels: int, size: tuple[int, int], dtype: torc
     """Return inputs `[count, channels, H, W]` of normal noise, the same ones each time, on the CPU."""
     source = torch.Generator().manual_seed(0)
     return torch.randn(count, channels, *size, generator=source, dtype=torch.float32).to(dtype)
+
+
+def example_companions(
+    companions: Mapping[str, Companion], count: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """Return the examples of companions, the same for each of `count` inputs; floats in the model's type."""
+    made = {}
+    for name, companion in companions.items():
+        one = torch.from_numpy(companion.usual()).to(device)
+        one = one.to(dtype) if one.is_floating_point() else one
+        made[name] = one.expand(count, *one.shape).contiguous()
+    return made
 
 
 def is_batch_invariant(model: Model) -> bool:
@@ -34,11 +48,12 @@ def is_batch_invariant(model: Model) -> bool:
 def _answers(model: Model, inputs: Tensor, first: int) -> list[Tensor]:
     """Return outputs, activations and gradients; row r is asked for output 7 (first + r)."""
     layer = model.last_spatial
+    companions = example_companions(model.companions, len(inputs), model.dtype, model.device)
     if layer is None:
         with torch.no_grad():
-            return [model.run(inputs).output]
+            return [model.run(inputs, companions).output]
     with torch.enable_grad():
-        ran = model.run(inputs, split=layer)
+        ran = model.run(inputs, companions, split=layer)
         if ran.leaf is None or not ran.output.requires_grad:
             return [ran.output.detach()]
         cotangents = torch.zeros_like(ran.output)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import abc
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from whylight.errors import InvalidInput, NotFound
+from whylight.models.companion import Companion
 from whylight.models.transform import Transform
 
 if TYPE_CHECKING:
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A module as its source gives it, how pictures are prepared for it, and the labels of its classes if known."""
+    """A module as its source gives it, how pictures are prepared for it, and the labels of its classes if known.
+
+    `companions` are what it takes besides the picture, by the names of its arguments.
+    """
 
     module: nn.Module
     transform: Transform
     labels: tuple[str, ...] = ()
+    companions: Mapping[str, Companion] = field(default_factory=dict)
 
 
 class ModelSource(abc.ABC):

@@ -13,6 +13,7 @@ from whylight.errors import InvalidInput, WhylightError
 from whylight.limits import Limits
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import (
+    companions_from_proto,
     input_from_proto,
     output_to_proto,
     outputs_from_proto,
@@ -56,6 +57,14 @@ def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str
         _method(method, limits, f"methods[{index}]")
     # Written anew, for they are copied into each input: what we do not know in them would be multiplied.
     targets = [target_to_proto(target) for target in targets_from_proto(request.targets)] or [v1.Target(rank=0)]
+    sharing = sum(not item.targets for item in request.inputs)
+    if (size := sharing * sum(target.ByteSize() for target in targets)) > limits.message_bytes:
+        raise InvalidInput(
+            f"the targets take {size} bytes once each of {sharing} inputs has them, more than the "
+            f"{limits.message_bytes} of a message; ask for fewer inputs at once",
+            reason="REQUEST_TOO_LARGE",
+            field="targets",
+        )
     outputs = [output_to_proto(output) for output in outputs_from_proto(request.outputs)]
     top_predictions = request.top_predictions if request.HasField("top_predictions") else TOP_PREDICTIONS
     spec = worker_pb2.PlanSpec(
@@ -147,3 +156,4 @@ def _input(item: v1.Input, limits: Limits, field: str) -> None:
     _count(item.targets, limits.targets, "targets", field=f"{field}.targets")
     targets_from_proto(item.targets, f"{field}.targets")
     input_from_proto(item, field, max_elements=limits.tensor_elements)
+    companions_from_proto(item, field)

@@ -9,14 +9,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from whylight.errors import InvalidInput, NotFound, Unsupported
-from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
+from whylight.subject.likeness import best_overlapping, masked_sum, similarity
+from whylight.target import (
+    ClassIndex,
+    ClassLabel,
+    Contrast,
+    Detection,
+    Latent,
+    Neuron,
+    Objective,
+    OutputIndex,
+    Rank,
+    Region,
+    Similarity,
+    Target,
+)
 
 if TYPE_CHECKING:
     from whylight.models.model import Model
@@ -44,7 +58,8 @@ class Aim:
 
     With `function`, it is that function of the whole of `source` instead. `source` is OUTPUT, LATENT or the name of a
     layer. Inputs need not be of the model's own size, and then such a tensor has another shape than the model tells:
-    `index` is brought to it when it is known.
+    `index` is brought to it when it is known. `require` is asked about the output of the unaltered input, and raises
+    what makes the target meaningless for it.
     """
 
     target: Target
@@ -53,6 +68,7 @@ class Aim:
     index: tuple[int | Share, ...]
     mean: bool = False
     function: Callable[[Tensor], Tensor] | None = None
+    require: Callable[[Tensor], None] | None = None
 
     @property
     def class_index(self) -> int | None:
@@ -125,8 +141,7 @@ def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -
         return Aim(target, model.label(target.index), OUTPUT, (target.index,))
     if isinstance(target, OutputIndex):
         _inside(target.indices, model.output_shape, "the output")
-        label = model.label(target.indices[0]) if model.class_count else ""
-        return Aim(target, label, OUTPUT, target.indices)
+        return Aim(target, _label_at(model, target.indices), OUTPUT, target.indices)
     if isinstance(target, Neuron):
         return _neuron(model, target)
     if isinstance(target, Latent):
@@ -134,7 +149,25 @@ def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -
             raise Unsupported("the model names no latent variables", reason="TARGET_UNSUPPORTED", field="target")
         _inside((target.index,), model.latent_shape, "the latents")
         return Aim(target, "", LATENT, (target.index,))
+    if isinstance(target, Contrast):
+        return _contrast(model, target, ranking)
+    if isinstance(target, Detection):
+        return _detection(model, target)
+    if isinstance(target, Similarity):
+        return _similarity(model, target)
     return _region(model, target)
+
+
+def ranks_in(target: Target) -> tuple[int, ...]:
+    """Return the ranks that a target names: they are of the unaltered input's predictions."""
+    if isinstance(target, Contrast):
+        return ranks_in(target.positive) + ranks_in(target.negative)
+    return (target.rank,) if isinstance(target, Rank) else ()
+
+
+def needs_output(target: Target) -> bool:
+    """Whether what a target means is known only with the input's output."""
+    return isinstance(target, Detection) or bool(ranks_in(target))
 
 
 def sources_of(aims: Sequence[Aim]) -> tuple[tuple[str, ...], bool]:
@@ -191,8 +224,64 @@ def _region(model: Model, target: Region) -> Aim:
         )
     _bounded(target.class_index, model.output_shape[0], "class")
     rows, columns = Share(target.top, target.bottom), Share(target.left, target.right)
-    label = model.labels[target.class_index] if target.class_index < len(model.labels) else ""
+    label = model.label(target.class_index)
+    if target.mask is not None:
+        function = masked_sum(target.class_index, target.mask.numpy())
+        return Aim(target, label, OUTPUT, (), function=function)
     return Aim(target, label, OUTPUT, (target.class_index, rows, columns))
+
+
+def _contrast(model: Model, target: Contrast, ranking: Sequence[int] | None) -> Aim:
+    positive, negative = (aim_at(model, one, ranking) for one in (target.positive, target.negative))
+    label = f"{positive.label} rather than {negative.label}" if positive.label and negative.label else ""
+
+    def difference(sample: Tensor) -> Tensor:
+        return positive.scalar(sample) - negative.scalar(sample)
+
+    definite = Contrast(positive.target, negative.target)  # type: ignore[arg-type]  # of the same kinds as before
+    return Aim(definite, label, OUTPUT, (), function=difference)
+
+
+def _detection(model: Model, target: Detection) -> Aim:
+    if model.detections is None:
+        raise Unsupported(
+            f"the model's output {list(model.output_shape)} is not known to be detections; torchvision's detectors "
+            "give them, and for others the operator says so with 'boxes'",
+            reason="TARGET_UNSUPPORTED",
+            field="target",
+        )
+    listed = model.detections == "listed"
+    classes = model.output_shape[1] - 4
+    if target.class_index is not None and not listed:
+        _bounded(target.class_index, classes, "class")
+    box = (target.left, target.top, target.right, target.bottom)
+    best, require = best_overlapping(box, target.class_index, listed=listed)
+    label = "" if target.class_index is None else model.label(target.class_index)
+    return Aim(target, label, OUTPUT, (), function=best, require=require)
+
+
+def _similarity(model: Model, target: Similarity) -> Aim:
+    source, shape = OUTPUT, model.output_shape
+    if target.layer:
+        layer = model.layer(target.layer, field="target.similarity.layer")
+        source, shape = layer.name, layer.output_shape
+        if not shape:
+            raise Unsupported(
+                f"layer {source!r} gives no single tensor", reason="TARGET_UNSUPPORTED", field="target.similarity.layer"
+            )
+        target = replace(target, layer=source)
+    if target.embedding is None:  # of a reference that the model is still to be asked about
+        return Aim(target, "", source, ())
+    function = similarity(target.embedding.numpy(), shape)
+    return Aim(target, "", source, (), function=function)
+
+
+def _label_at(model: Model, indices: Sequence[int]) -> str:
+    """Return the label of an element of the output: of its class, or of its word where the output is `[T, words]`."""
+    if model.class_count:
+        return model.label(indices[0])
+    words = len(model.output_shape) == 2 and model.detections is None and model.output_shape[1] == len(model.labels)
+    return model.label(indices[1]) if words else ""
 
 
 def _bounded(index: int, count: int, what: str) -> None:

@@ -74,8 +74,9 @@ def _scored_groups(
         for start in range(0, len(copies), rows):
             batch.cancel.check()
             inputs = copies[start : start + rows]
+            companions = _companions(batch, start, len(inputs))
             with torch.no_grad():
-                sources = subject.model.run(inputs, watch=layers, latents=latents).sources()
+                sources = subject.model.run(inputs, companions, watch=layers, latents=latents).sources()
             aimed = _aimed(aims, targets, start, len(inputs))
             parts.append(values_of(aimed, sources))
         yield group, torch.cat(parts).view(len(group), len(aims))
@@ -104,10 +105,11 @@ def altered_gradients(
             with torch.enable_grad():
                 if layer is None:
                     inputs = inputs.detach().clone().requires_grad_(True)
-                ran = subject.model.run(inputs, split=layer, watch=layers, latents=latents, rule=rule)
+                companions = _companions(batch, start, len(inputs))
+                ran = subject.model.run(inputs, companions, split=layer, watch=layers, latents=latents, rule=rule)
                 leaf = inputs if ran.leaf is None else ran.leaf
                 sources = ran.sources()
-                gradients.append(pull_back(leaf, sources, aimed, batch.cancel))
+                gradients.append(pull_back(leaf, sources, aimed, batch.cancel, rule))
             scores.append(values_of(aimed, sources))
             activations.append(leaf.detach())
         each = zip(
@@ -130,34 +132,37 @@ def altered_layer_scores(
     targets = _by_row(batch)
     rows = rows_per_pass(subject.model, None)
     for row, input in enumerate(torch.split(batch.inputs, 1)):
-        shared = subject.model.shares_head(layer, input)
+        own = batch.companions_at(slice(row, row + 1))
+        shared = subject.model.shares_head(layer, input, own)
         mine = [aims[m] for m in targets[row]]
         for start in range(0, count, rows):
             batch.cancel.check()
             group = range(start, min(start + rows, count))
             inputs = input if shared else input.expand(len(group), *input.shape[1:])
+            companions = {name: _filled(values, len(inputs)) for name, values in own.items()}
 
             def swapped(output: Tensor, row: int = row, group: range = group) -> Tensor:
                 shown = output.expand(len(group), *output.shape[1:])
                 return torch.stack([alter(row, k, one) for k, one in zip(group, shown, strict=True)])
 
             with torch.no_grad():
-                ran = subject.model.run(inputs, watch=layers, latents=latents, swap=(layer, swapped))
+                ran = subject.model.run(inputs, companions, watch=layers, latents=latents, swap=(layer, swapped))
             aimed = [(aim, place) for place in range(len(group)) for aim in mine]
             sources = {name: _filled(tensor, len(group)) for name, tensor in ran.sources().items()}
             for values in torch.split(values_of(aimed, sources), len(mine)):
                 yield row, values
 
 
-def shares_head(model: Model, layer: str, input: Tensor) -> bool:
+def shares_head(model: Model, layer: str, input: Tensor, companions: Mapping[str, Tensor] | None) -> bool:
     """Whether one row may run up to `layer` and several behind it, which skips over the layer can prevent.
 
     Found out with `input` `[1, C, H, W]`: two rows of the layer's own output must give its own answer twice.
     """
     with torch.no_grad():
-        alone = model.run(input).output
+        alone = model.run(input, companions).output
         try:
-            both = model.run(input, swap=(layer, lambda output: output.repeat(2, *[1] * (output.dim() - 1)))).output
+            twice = (layer, lambda output: output.repeat(2, *[1] * (output.dim() - 1)))
+            both = model.run(input, companions, swap=twice).output
         except RuntimeError:
             return False
     return both.shape == (2, *alone.shape[1:]) and bool((both - alone).abs().max() <= 1e-4 * alone.abs().max())
@@ -194,6 +199,13 @@ def _copies(batch: Batch, group: range, alter: Callable[[int], Tensor]) -> Tenso
         if copy.shape != batch.inputs.shape:
             raise ValueError(f"an altered copy of {list(batch.inputs.shape)} is {list(copy.shape)}")
     return copies[0] if len(copies) == 1 else torch.cat(copies)
+
+
+def _companions(batch: Batch, start: int, count: int) -> dict[str, Tensor]:
+    """Return the companions of `count` rows of copies laid end to end, from the row `start` on."""
+    if not batch.companions:
+        return {}
+    return batch.companions_at(torch.arange(start, start + count, device=batch.inputs.device) % len(batch.inputs))
 
 
 def _by_row(batch: Batch) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,16 +10,25 @@ from torch import Tensor
 
 @dataclass
 class Memory:
-    """What is known of one tensor of inputs. What was kept before `begin` was last called is old.
+    """What is known of one tensor of inputs, with its companions. What was kept before `begin` was last called is old.
 
     Values are tuples of tensors, under a key of any kind; `taken` has the names of the old ones that were asked for,
     in the order in which they were.
     """
 
     inputs: Tensor
+    companions: Mapping[str, Tensor] = field(default_factory=dict)
     taken: dict[str, None] = field(default_factory=dict)
     _kept: dict[Hashable, _Entry] = field(default_factory=dict)
     _old: set[Hashable] = field(default_factory=set)
+
+    def is_of(self, inputs: Tensor, companions: Mapping[str, Tensor]) -> bool:
+        """Whether this is known of just these tensors."""
+        return (
+            self.inputs is inputs
+            and self.companions.keys() == companions.keys()
+            and all(self.companions[name] is values for name, values in companions.items())
+        )
 
     def begin(self) -> None:
         """Call everything old, and nothing taken."""

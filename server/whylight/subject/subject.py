@@ -6,15 +6,15 @@ chunks whether the work is still wanted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from whylight.errors import InvalidInput
-from whylight.subject.aim import LATENT, OUTPUT, Aim, aim_at, sources_of
+from whylight.errors import InvalidInput, Unsupported
+from whylight.subject.aim import LATENT, OUTPUT, Aim, aim_at, needs_output, ranks_in, sources_of
 from whylight.subject.altered import (
     Altered,
     altered_gradients,
@@ -67,12 +67,13 @@ class Subject:
             self._capture(batch, (), latents=False)
         return memory.take(OUTPUT)[0]
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the selected output for any inputs `[R, C, H, W]`, without a graph."""
+    def forward(self, inputs: Tensor, companions: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the selected output for any inputs `[R, C, H, W]` with their companions, without a graph."""
         pieces = []
         for rows in _chunks(len(inputs), self.model.max_rows(), self._cancel):
             with torch.no_grad():
-                pieces.append(self.model.run(inputs[rows]).output)
+                some = {name: values[rows] for name, values in (companions or {}).items()}
+                pieces.append(self.model.run(inputs[rows], some).output)
         return _joined(pieces)
 
     def activations(self, batch: Batch, *layers: str) -> dict[str, Tensor]:
@@ -92,6 +93,9 @@ class Subject:
     def layer_gradients(self, batch: Batch, layer: str, *, rule: BackwardRule | None = None) -> tuple[Tensor, Tensor]:
         """Return a layer's activations `[N, C, h, w]` and the gradient of each target there, `[M, C, h, w]`.
 
+        Tokens that lie on the picture come as the maps that they make up, and channels come first (`layer_maps`). What
+        does not lie on the picture comes as it is.
+
         The model runs once, without a graph up to the layer, and backward only from the targets to the layer, under
         `rule` if there is one. Behind a head of average pooling and one linear layer (`gap_head`), class targets need
         no backward at all: the gradients are then expanded, with spatial strides of 0.
@@ -108,7 +112,28 @@ class Subject:
             classes = [aim.class_index for aim in self.aims(batch)]
             indices = torch.tensor(classes, device=self.device)
             return activations, head.gradients(indices, (activations.shape[2], activations.shape[3]))
-        return self._gradients(batch, name, rule)
+        activations, gradients = self._gradients(batch, name, rule)
+        return self._as_maps(batch, name, activations), self._as_maps(batch, name, gradients)
+
+    def layer_maps(self, batch: Batch, layer: str) -> Tensor:
+        """Return a layer's activations as maps `[N, C, h, w]`, without a graph.
+
+        Tokens `[N, T, C]` are laid out as the grid of patches that they stand for, without those for the class and
+        registers; `[N, h, w, C]` gets its channels first.
+
+        Raises:
+            NotFound: there is no such layer (reason LAYER_NOT_FOUND).
+            Unsupported: what the layer gives does not lie on the picture.
+        """
+        name = self.resolve_layer(layer)
+        if self.model.layout(name) is None:
+            raise Unsupported(f"what the layer {name!r} gives does not lie on the picture", field="options.layer")
+        return self._as_maps(batch, name, self.activations(batch, name)[name])
+
+    def channel_axis(self, layer: str) -> int:
+        """Return which axis of a layer's output for one input has its channels: 0 in `[C, h, w]`, 1 in `[T, C]`."""
+        layout = self.model.layout(self.resolve_layer(layer))
+        return 0 if layout is None else layout.channel_axis
 
     def input_gradients(self, batch: Batch, *, rule: BackwardRule | None = None) -> Tensor:
         """Return the gradient of each target at its input, `[M, C, H, W]`, under `rule` if there is one."""
@@ -162,8 +187,17 @@ class Subject:
 
         As `altered_scores`; gradients are those of `layer_gradients` at `layer`, or of `input_gradients`.
         """
-        name = None if layer is INPUT else self.resolve_layer(layer)
-        return altered_gradients(self, batch, count, alter, name, rule)
+        if layer is INPUT:
+            return altered_gradients(self, batch, count, alter, INPUT, rule)
+        name = self.resolve_layer(layer)
+        return (
+            replace(
+                altered,
+                activations=self._as_maps(batch, name, altered.activations),
+                gradients=self._as_maps(batch, name, altered.gradients),
+            )
+            for altered in altered_gradients(self, batch, count, alter, name, rule)
+        )
 
     def altered_layer_scores(
         self, batch: Batch, layer: str, count: int, alter: Callable[[int, int, Tensor], Tensor]
@@ -235,9 +269,9 @@ class Subject:
         return () if self._memory is None else tuple(self._memory.taken)
 
     def aims(self, batch: Batch) -> list[Aim]:
-        """Return the targets of the batch made definite; ranks need the output."""
-        needs_output = any(isinstance(target, Rank) for target in batch.targets)
-        return self._aims_of(batch, range(len(batch.targets)), self.outputs(batch) if needs_output else None, 0)
+        """Return the targets of the batch made definite; ranks and detections need the output."""
+        needed = any(needs_output(target) for target in batch.targets)
+        return self._aims_of(batch, range(len(batch.targets)), self.outputs(batch) if needed else None, 0)
 
     def _scores(self, batch: Batch, aims: list[Aim]) -> Tensor:
         memory = self._about(batch)
@@ -247,9 +281,13 @@ class Subject:
         sources = {source: memory.take(source)[0] for source in dict.fromkeys(aim.source for aim in aims)}
         return values_of(list(zip(aims, batch.rows, strict=True)), sources)
 
+    def _as_maps(self, batch: Batch, layer: str, output: Tensor) -> Tensor:
+        layout = self.model.layout(layer)
+        return output if layout is None else layout.maps(output, (batch.inputs.shape[-2], batch.inputs.shape[-1]))
+
     def _about(self, batch: Batch) -> Memory:
-        if self._memory is None or self._memory.inputs is not batch.inputs:
-            self._memory = Memory(batch.inputs)
+        if self._memory is None or not self._memory.is_of(batch.inputs, batch.companions):
+            self._memory = Memory(batch.inputs, batch.companions)
         return self._memory
 
     def _capture(self, batch: Batch, layers: tuple[str, ...], *, latents: bool) -> None:
@@ -257,7 +295,7 @@ class Subject:
         pieces: dict[str, list[Tensor]] = {}
         for rows in _chunks(len(batch.inputs), self.model.max_rows(), batch.cancel):
             with torch.no_grad():
-                ran = self.model.run(batch.inputs[rows], watch=layers, latents=latents)
+                ran = self.model.run(batch.inputs[rows], batch.companions_at(rows), watch=layers, latents=latents)
             _append(pieces, ran.sources())
         self._keep(batch, pieces)
 
@@ -266,17 +304,21 @@ class Subject:
             self._about(batch).keep(source, _NAMES.get(source, f"activations of {source}"), _joined(parts))
 
     def _aims_of(self, batch: Batch, targets: Iterable[int], output: Tensor | None, first_row: int) -> list[Aim]:
-        """Make some targets definite; `output` is that of the inputs from `first_row` on, if any of them is a rank."""
+        """Make some targets definite; `output` is that of the inputs from `first_row` on, if any of them needs it."""
         chosen = list(targets)
-        ranks = [wanted.rank for wanted in (batch.targets[target] for target in chosen) if isinstance(wanted, Rank)]
+        ranks = [rank for target in chosen for rank in ranks_in(batch.targets[target])]
         rankings: list[list[int]] = []
         if ranks and output is not None:
             aim_at(self.model, Rank(max(ranks)))
             rankings = output.argsort(dim=1, descending=True, stable=True)[:, : max(ranks) + 1].tolist()
-        return [
+        aims = [
             aim_at(self.model, batch.targets[target], rankings[batch.rows[target] - first_row] if rankings else None)
             for target in chosen
         ]
+        for aim, target in zip(aims, chosen, strict=True):
+            if aim.require is not None and output is not None:
+                aim.require(output[batch.rows[target] - first_row])
+        return aims
 
     def _gradients(self, batch: Batch, layer: str | None, rule: BackwardRule | None = None) -> tuple[Tensor, Tensor]:
         """Return activations (at the input: inputs) and gradients, from memory or by one pass there and back."""
@@ -299,13 +341,14 @@ class Subject:
             with torch.enable_grad():
                 if layer is INPUT:
                     inputs = inputs.detach().clone().requires_grad_(True)
-                ran = self.model.run(inputs, split=layer, watch=neurons, latents=latents, rule=rule)
+                companions = batch.companions_at(rows)
+                ran = self.model.run(inputs, companions, split=layer, watch=neurons, latents=latents, rule=rule)
                 leaf = inputs if ran.leaf is None else ran.leaf
                 sources = ran.sources()
                 targets = [m for m, row in enumerate(batch.rows) if rows.start <= row < rows.stop]
                 aims = self._aims_of(batch, targets, sources[OUTPUT].detach(), rows.start)
                 aimed = [(aim, batch.rows[m] - rows.start) for aim, m in zip(aims, targets, strict=True)]
-                gradients.append(pull_back(leaf, sources, aimed, batch.cancel))
+                gradients.append(pull_back(leaf, sources, aimed, batch.cancel, rule))
             activations.append(leaf.detach())
             _append(pieces, {source: tensor.detach() for source, tensor in sources.items()})
         if rule is None:  # Under a rule the same numbers may be rounded otherwise.

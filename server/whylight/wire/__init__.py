@@ -18,17 +18,19 @@ from whylight.wire.explanations import (
     result_from_proto,
     result_to_proto,
 )
-from whylight.wire.inputs import array_to_tensor, input_from_proto, input_to_proto, tensor_to_array
+from whylight.wire.inputs import companions_from_proto, input_from_proto, input_to_proto
 from whylight.wire.options import dict_to_struct, struct_to_dict
 from whylight.wire.outputs import output_from_proto, output_to_proto, outputs_from_proto
 from whylight.wire.progress import min_interval_from_proto, progress_from_proto, progress_spec_to_proto
 from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
 from whylight.wire.targets import target_from_proto, target_to_proto, targets_from_proto
+from whylight.wire.tensors import array_to_tensor, tensor_to_array
 
 __all__ = [
     "array_to_tensor",
     "artifact_from_proto",
     "artifact_to_proto",
+    "companions_from_proto",
     "dict_to_struct",
     "duration_to_seconds",
     "error_from_proto",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from whylight.artifact import Artifact, Box, Boxes, Map, Picture, Point, Points, Table
 from whylight.v1 import explanation_pb2 as pb
-from whylight.wire.inputs import array_to_tensor, tensor_to_array
 from whylight.wire.options import list_to_values, values_to_list
 from whylight.wire.outputs import CANVASES, canvas_to_proto
 from whylight.wire.reading import reading, unreadable
+from whylight.wire.tensors import array_to_tensor, tensor_to_array
 
 
 def artifact_to_proto(artifact: Artifact) -> pb.Artifact:

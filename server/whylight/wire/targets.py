@@ -2,23 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from whylight.errors import InvalidInput
-from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, Objective, OutputIndex, Rank, Region, Target
+from whylight.frozen_array import FrozenArray
+from whylight.target import (
+    EMBEDDING_ELEMENTS,
+    MASK_ELEMENTS,
+    ClassIndex,
+    ClassLabel,
+    Contrast,
+    Detection,
+    Latent,
+    Neuron,
+    Objective,
+    OutputIndex,
+    Rank,
+    Region,
+    Similarity,
+    Target,
+)
 from whylight.v1 import explanation_pb2 as pb
 from whylight.wire.scalars import NAME_LENGTH, decimal, integer, path
+from whylight.wire.tensors import array_to_tensor, tensor_to_array
 
 _INDICES = 8
 """Indices of one place in a tensor at most."""
+
+_COMPARABLE = ("class_index", "class_label", "rank", "output")
+_FLOATS = (pb.DATA_TYPE_FLOAT32, pb.DATA_TYPE_FLOAT16)
 
 
 def target_from_proto(message: pb.Target, field: str = "target") -> Target:
     """Return a Target message as a target.
 
     Raises:
-        InvalidInput: nothing is set, an index is negative, a name is empty or longer than any, or a region is not one
-            (TARGET_INVALID).
+        InvalidInput: nothing is set, an index is negative, a name is empty or longer than any, a region is not one, a
+            contrast is of other things than elements of the output (TARGET_INVALID); a mask, a reference or an
+            embedding is no tensor, too large, or not of its type (TENSOR_INVALID, TENSOR_TOO_LARGE).
     """
     kind = message.WhichOneof("kind")
     if kind is None:
@@ -41,7 +66,13 @@ def target_from_proto(message: pb.Target, field: str = "target") -> Target:
             _index(neuron.channel, path(here, "channel")),
             _indices(neuron.position, path(here, "position")),
         )
-    return _region(message.region, field)
+    if kind == "contrast":
+        return _within(field, lambda: _contrast(message.contrast, here))
+    if kind == "detection":
+        return _within(field, lambda: _detection(message.detection, here))
+    if kind == "similarity":
+        return _within(field, lambda: _similarity(message.similarity, here))
+    return _within(field, lambda: _region(message.region, here))
 
 
 def targets_from_proto(messages: Iterable[pb.Target], field: str = "targets") -> tuple[Target, ...]:
@@ -74,6 +105,10 @@ def target_to_proto(target: Target) -> pb.Target:
                     position=[_int32(index, "neuron.position") for index in position],
                 )
             )
+        case Region(class_index, mask=FrozenArray() as mask):
+            region = pb.Region(class_index=_int32(class_index, "region.class_index"))
+            region.mask.CopyFrom(array_to_tensor(mask.numpy(), "region.mask"))
+            return pb.Target(region=region)
         case Region(class_index, left, top, right, bottom):
             return pb.Target(
                 region=pb.Region(
@@ -84,19 +119,93 @@ def target_to_proto(target: Target) -> pb.Target:
                     bottom=bottom,
                 )
             )
+        case Contrast(positive, negative):
+            return pb.Target(
+                contrast=pb.Contrast(positive=target_to_proto(positive), negative=target_to_proto(negative))
+            )
+        case Detection(class_index, left, top, right, bottom):
+            detection = pb.Detection(left=left, top=top, right=right, bottom=bottom)
+            if class_index is not None:
+                detection.class_index = _int32(class_index, "detection.class_index")
+            return pb.Target(detection=detection)
+        case Similarity():
+            return pb.Target(similarity=_similarity_to_proto(target))
         case Objective():
             raise _invalid("", "a function cannot be sent; explain an Objective in process")
 
 
-def _region(region: pb.Region, field: str) -> Region:
-    class_index = _index(region.class_index, path(field, "region.class_index"))
-    edges = (region.left, region.top, region.right, region.bottom)
-    if not any(edges):
-        return Region(class_index)
+def _within(field: str, read: Callable[[], Target]) -> Target:
+    """Read what names its own fields from the kind on, at `field`: the paths of its errors begin there."""
     try:
-        return Region(class_index, *map(decimal, edges))
+        return read()
     except InvalidInput as error:
-        raise (error.within(field) if field else error) from None
+        inside = all(violation.field.startswith(field) for violation in error.violations)
+        raise (error.within(field) if field and not inside else error) from None
+
+
+def _region(region: pb.Region, here: str) -> Region:
+    class_index = _index(region.class_index, path(here, "class_index"))
+    edges = (region.left, region.top, region.right, region.bottom)
+    left, top, right, bottom = map(decimal, edges) if any(edges) else (0.0, 0.0, 1.0, 1.0)
+    if not region.HasField("mask"):
+        return Region(class_index, left, top, right, bottom)
+    mask = tensor_to_array(region.mask, path(here, "mask"), max_elements=MASK_ELEMENTS, types=(pb.DATA_TYPE_UINT8,))
+    return Region(class_index, left, top, right, bottom, FrozenArray.of(mask))
+
+
+def _contrast(contrast: pb.Contrast, here: str) -> Contrast:
+    for name in ("positive", "negative"):
+        # Before it is read: contrasts of contrasts could be as deep as a message can.
+        kind = getattr(contrast, name).WhichOneof("kind")
+        if kind not in _COMPARABLE:
+            raise _invalid(path(here, name), f"a contrast is of {', '.join(_COMPARABLE)}, not of {kind or 'nothing'}")
+    return Contrast(
+        target_from_proto(contrast.positive, path(here, "positive")),  # type: ignore[arg-type]  # of a kind named above
+        target_from_proto(contrast.negative, path(here, "negative")),  # type: ignore[arg-type]
+    )
+
+
+def _detection(detection: pb.Detection, here: str) -> Detection:
+    chosen = detection.HasField("class_index")
+    class_index = _index(detection.class_index, path(here, "class_index")) if chosen else None
+    edges = (detection.left, detection.top, detection.right, detection.bottom)
+    return Detection(class_index, *map(decimal, edges))
+
+
+def _similarity(similarity: pb.Similarity, here: str) -> Similarity:
+    layer = _name(similarity.layer, path(here, "layer")) if similarity.layer else ""
+    kind = similarity.WhichOneof("reference")
+    if kind == "image":
+        image = similarity.image
+        if not image:
+            raise InvalidInput("the image has no bytes", reason="IMAGE_UNREADABLE", field=path(here, "image"))
+        return Similarity(image=image, layer=layer)
+    if kind == "tensor":
+        # How many elements there may be is for the model's input to say, when it is decoded.
+        return Similarity(image=FrozenArray.of(tensor_to_array(similarity.tensor, path(here, "tensor"))), layer=layer)
+    if kind == "embedding":
+        numbers = tensor_to_array(
+            similarity.embedding, path(here, "embedding"), max_elements=EMBEDDING_ELEMENTS, types=_FLOATS
+        )
+        return Similarity(embedding=FrozenArray.of(numbers), layer=layer)
+    raise _invalid(here, "there is no reference; set image, tensor or embedding")
+
+
+def _similarity_to_proto(target: Similarity) -> pb.Similarity:
+    message = pb.Similarity(layer=target.layer)
+    if isinstance(target.image, bytes):
+        message.image = target.image
+    elif target.image is not None:
+        message.tensor.CopyFrom(array_to_tensor(_single(target.image), "similarity.tensor"))
+    elif target.embedding is not None:
+        message.embedding.CopyFrom(array_to_tensor(_single(target.embedding), "similarity.embedding"))
+    return message
+
+
+def _single(array: FrozenArray) -> npt.NDArray[Any]:
+    """Return the numbers in a type that can be sent: float32 for float64."""
+    numbers = array.numpy()
+    return numbers.astype(np.float32) if numbers.dtype == np.float64 else numbers
 
 
 def _index(value: int, field: str) -> int:

@@ -94,11 +94,15 @@ def model_to_proto(model: Model, *, default: bool) -> v1.Model:
             for layer in model.layers
         ],
         last_spatial_layer=model.last_spatial or "",
-        capabilities=sorted(need.value for need in model.capabilities),
+        capabilities=sorted([need.value for need in model.capabilities] + ["detections"] * bool(model.detections)),
         precision=model.precision,
         device=str(model.device),
         batch_invariant=model.batch_invariant,
         parameter_count=model.parameter_count,
+        companions={
+            name: v1.Companion(dtype=f"DATA_TYPE_{one.dtype.upper()}", shape=one.shape, low=one.low, high=one.high)
+            for name, one in model.companions.items()
+        },
     )
 
 

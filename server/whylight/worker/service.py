@@ -20,6 +20,7 @@ from whylight.target import Target
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import (
     array_to_tensor,
+    companions_from_proto,
     error_to_proto,
     input_from_proto,
     min_interval_from_proto,
@@ -136,8 +137,10 @@ class ExplainerService:
         targets = targets_from_proto(item.input.targets, "input.targets")
         data = input_from_proto(item.input, "input", max_elements=self._explainer.limits.tensor_elements)
         seeds = tuple(item.seeds) or (0,) * len(plan.methods)
+        companions = companions_from_proto(item.input)
+        decoded = self._explainer.decode(plan, data, companions, targets)
         progress = item.progress if item.HasField("progress") else None
-        return DecodedItem(item.item_id, self._explainer.decode(plan, data), targets, seeds, progress)
+        return DecodedItem(item.item_id, decoded, targets, seeds, progress)
 
     def explain(
         self,
