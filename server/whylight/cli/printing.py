@@ -87,9 +87,9 @@ class Bars:
         if len(self._pictures) == 1:
             self._bar.update(self._all, description=doing, completed=done, total=total)
             return
-        if index not in self._tasks:
-            self._tasks[index] = self._bar.add_task(doing)
         description = f"  {self._pictures[index]}: {doing}"
+        if index not in self._tasks:
+            self._tasks[index] = self._bar.add_task(description, total=total)
         self._bar.update(self._tasks[index], description=description, completed=done, total=total)
 
     def end(self, index: int) -> None:
