@@ -183,18 +183,28 @@ def _planned(
 
 
 def _with_layer(model: Model, method: Attribution, options: Options) -> Options:
-    """Put the layer's own name in place of 'last-spatial', so that the answer says which layer that was."""
-    name = getattr(options, "layer", None)
-    if not isinstance(name, str):
-        return options
-    layer = model.layer(name)
-    if Need.SPATIAL_LAYER in method.needs and len(layer.output_shape) != 3:
-        raise Unsupported(
-            f"the method {method.name!r} needs a layer that gives [channels, height, width]; "
-            f"{layer.name!r} gives {list(layer.output_shape)}",
-            field="options.layer",
+    """Put layers' own names in place of 'last-spatial', so that the answer says which layer that was."""
+    found: dict[str, str | tuple[str, ...]] = {}
+    one, several = getattr(options, "layer", None), getattr(options, "layers", None)
+    if isinstance(one, str):
+        found["layer"] = _layer(model, method, one, "options.layer")
+    if isinstance(several, tuple):
+        found["layers"] = tuple(
+            _layer(model, method, name, f"options.layers[{place}]") for place, name in enumerate(several)
         )
-    return options.model_copy(update={"layer": layer.name})
+    return options.model_copy(update=found) if found else options
+
+
+def _layer(model: Model, method: Attribution, name: str, field: str) -> str:
+    """Return a layer's own name, if the method can make use of what the layer gives."""
+    layer = model.layer(name, field=field)
+    if Need.SPATIAL_LAYER in method.needs and model.layout(layer.name) is None:
+        raise Unsupported(
+            f"the method {method.name!r} needs a layer that gives [channels, height, width], or tokens that lie on the "
+            f"picture; {layer.name!r} gives {list(layer.output_shape)}",
+            field=field,
+        )
+    return layer.name
 
 
 def _colours(index: int, output: Output, presentation: Presentation) -> Tensor | None:

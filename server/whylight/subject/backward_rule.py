@@ -9,12 +9,14 @@ as functions, in place, as methods or from modules used twice are all the same t
 from __future__ import annotations
 
 import abc
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _RELU_IN_PLACE = frozenset({torch.relu_, torch.Tensor.relu_, F.relu_})
@@ -73,9 +75,12 @@ class FunctionCall:
         """Return what the function gives of itself, where what it calls comes to the rule too.
 
         For functions that are written in Python, such as `F.multi_head_attention_forward`.
+
+        Raises:
+            TypeError: the function is not written in Python.
         """
         with self._mode:
-            return self.function(*self.args, **self.kwargs)
+            return _body(self.function)(*self.args, **self.kwargs)
 
 
 class BackwardRule(abc.ABC):
@@ -94,6 +99,14 @@ class BackwardRule(abc.ABC):
         Raises:
             Unsupported: the rule has no way back through this function; name `call.layer`.
         """
+
+    def seed(self, derivative: Tensor, value: Tensor) -> Tensor:
+        """Return what goes back from the tensor that targets point into: by default, the targets' derivative there.
+
+        `value` is that tensor, `derivative` is zero where no target points; both have all rows of a pass. For rules
+        that hand back shares of the target's value: ``derivative * value``.
+        """
+        return derivative
 
 
 class _Intercepting(TorchFunctionMode):
@@ -119,6 +132,20 @@ class _Intercepting(TorchFunctionMode):
 def under(rule: BackwardRule, layers: Sequence[str]) -> TorchFunctionMode:
     """Return a context in which functions come to `rule`; `layers` are kept to be the running ones, innermost last."""
     return _Intercepting(rule, layers)
+
+
+def _body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of `torch.nn.functional` that does not ask first whether someone intercepts it.
+
+    As it is, it would hand itself to the same rule again, without end.
+    """
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"{function} is not written in Python")
+    asking = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    names = {**function.__globals__, **dict.fromkeys(asking, lambda *arguments: False)}
+    body = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
+    body.__kwdefaults__ = function.__kwdefaults__
+    return body
 
 
 class FindRelu(BackwardRule):

@@ -151,8 +151,9 @@ def _with_copies(input: Tensor, count: int) -> Tensor:
 
 def _bits(plain: _Layer, sample: Tensor, count: int, backward: bool) -> tuple[Tensor, ...]:
     """Return the output for `count` times the same image and, with `backward`, the gradient of its square's half."""
-    leaf = _with_copies(sample, count).detach().requires_grad_(backward)
-    with torch.set_grad_enabled(backward):
+    # Whoever intercepts the run's functions has nothing to do with these.
+    with torch._C.DisableTorchFunction(), torch.set_grad_enabled(backward):
+        leaf = _with_copies(sample, count).detach().requires_grad_(backward)
         output = plain(leaf)
         if not backward:
             return (output,)

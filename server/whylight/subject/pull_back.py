@@ -9,13 +9,18 @@ from torch import Tensor
 
 from whylight.errors import Unsupported
 from whylight.subject.aim import Aim
+from whylight.subject.backward_rule import BackwardRule
 from whylight.subject.cancel import CancelToken
 
 
 def pull_back(
-    leaf: Tensor, sources: Mapping[str, Tensor], aimed: Sequence[tuple[Aim, int]], cancel: CancelToken
+    leaf: Tensor,
+    sources: Mapping[str, Tensor],
+    aimed: Sequence[tuple[Aim, int]],
+    cancel: CancelToken,
+    rule: BackwardRule | None = None,
 ) -> Tensor:
-    """Return the gradient of each aim at its row of the leaf, `[M, ...]`.
+    """Return the gradient of each aim at its row of the leaf, `[M, ...]`; what `rule` seeds goes back, if there is one.
 
     Rows do not influence one another, so one backward pass serves one target of every row; there are as many passes as
     the row with the most targets has.
@@ -35,6 +40,8 @@ def pull_back(
             if aim.source not in cotangents:
                 cotangents[aim.source] = torch.zeros_like(source)
             aim.seed(cotangents[aim.source][row], source[row].detach())
+        if rule is not None:
+            cotangents = {name: rule.seed(one, sources[name].detach()) for name, one in cotangents.items()}
         (gradient,) = torch.autograd.grad(
             [sources[source] for source in cotangents],
             leaf,
