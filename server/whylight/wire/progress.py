@@ -5,8 +5,8 @@ from __future__ import annotations
 from whylight.errors import InternalError, InvalidInput
 from whylight.progress import Progress
 from whylight.v1 import explanation_pb2 as pb
-from whylight.wire.inputs import tensor_to_array
 from whylight.wire.scalars import duration_to_seconds, path, seconds_to_duration
+from whylight.wire.tensors import tensor_to_array
 
 MIN_INTERVAL = 0.25
 """Seconds between two messages about one input, when the request does not say."""
