@@ -1,9 +1,9 @@
 """Gram matrices of features, and the loss that compares them with a style's; knows neither models nor optimisation.
 
 The products are the library's: MKL and cuBLAS are not to be beaten by hand here. What is won lies around them: on the
-CPU only the blocks on and above the diagonal are computed, and mirrored; what follows the product is one pass over
-``[N, C, C]``, in place; the gradient takes one product where autograd, which cannot know that both factors are the
-same, takes two and adds them.
+CPU only the blocks on and above the diagonal are computed, and mirrored; what the gradient needs of the product is made
+in one pass over ``[N, C, C]``, in place; the gradient takes one product where autograd, which cannot know that both
+factors are the same, takes two and adds them.
 """
 
 from __future__ import annotations
@@ -60,11 +60,8 @@ def gram_loss(
     The gradient is one product, ``4 s weights[n] D F`` with D the symmetric part of G - T, which alone is kept for it
     (neither G nor T). The target has none: asking for it is an error. Twice differentiable in the features and weights.
 
-    Measured on 1 thread of an AMD EPYC with AVX-512, float32, against ``((bmm(F, F.mT) / P - T) ** 2).sum((1, 2))``
-    (benchmarks/ops_gram.py): with the gradient 1.7 to 2.1 times as fast for 64x224x224, 256x56x56 and 512x28x28, and
-    half of the memory at the peak but for 512x28x28 (3.5, not 4.1 MiB); forward alone 1.1 to 1.5 times. 2048x7x7, where
-    the product is small beside C^2, gains with the gradient (1.3 times, a quarter of the memory), while forward alone
-    loses (0.7 times): the price of being exactly symmetric and of a target that need not be. Not measured on a GPU.
+    Without a gradient, large images of a batch are taken one by one, so that no more than one ``[C, C]`` is held. How
+    fast it is beside plain torch, with the gradient and without, is in docs/explanation/operators.md.
 
     Raises ValueError for an unknown normalisation or a target that requires a gradient, and RuntimeError for shapes,
     dtypes or devices that do not fit.
