@@ -124,7 +124,7 @@ def test_plugins_import_only_public_names() -> None:
         ("whylight.serve, whylight.rpc.server", {"torch", "torchvision", "whylight_cam", "whylight_gradients"}),
         ("whylight.plugins", {"torch", "grpc"}),
         (
-            "whylight_cam, whylight_gradients, whylight_torchvision, whylight_timm, whylight_demo",
+            "whylight_cam, whylight_gradients, whylight_relevance, whylight_torchvision, whylight_timm, whylight_demo",
             {"torchvision", "timm", "grpc"},
         ),
     ],
