@@ -1,17 +1,32 @@
-"""Class activation maps: CAM, Grad-CAM, Grad-CAM++, XGrad-CAM, Layer-CAM, HiRes-CAM, one file each."""
+"""Class activation maps: the original, those weighted by gradients, by passes or by components, one file each."""
 
 from __future__ import annotations
 
 import whylight
+from whylight_cam.ablation_cam import AblationCAM
 from whylight_cam.cam import CAM
+from whylight_cam.eigen_cam import EigenCAM
+from whylight_cam.finer_cam import FinerCAM
 from whylight_cam.grad_cam import GradCAM
 from whylight_cam.grad_cam_plus_plus import GradCAMPlusPlus
 from whylight_cam.hires_cam import HiResCAM
 from whylight_cam.layer_cam import LayerCAM
+from whylight_cam.score_cam import ScoreCAM
 from whylight_cam.xgrad_cam import XGradCAM
 
 
 @whylight.hookimpl
 def whylight_methods() -> list[type[whylight.Method]]:
     """Offer the methods of this package."""
-    return [CAM, GradCAM, GradCAMPlusPlus, XGradCAM, LayerCAM, HiResCAM]
+    return [
+        CAM,
+        GradCAM,
+        GradCAMPlusPlus,
+        XGradCAM,
+        LayerCAM,
+        HiResCAM,
+        ScoreCAM,
+        AblationCAM,
+        EigenCAM,
+        FinerCAM,
+    ]

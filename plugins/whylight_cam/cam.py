@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 import whylight
+from whylight_cam.base import weighted
+from whylight_cam.smoothing import COPIES, SMOOTH, smoothed
 
 if TYPE_CHECKING:
     import torch
+
+
+class CAMOptions(whylight.Options):
+    """Whether to smooth."""
+
+    smooth: bool = Field(False, description=SMOOTH)
 
 
 class CAM(whylight.Attribution):
@@ -20,8 +30,9 @@ class CAM(whylight.Attribution):
     name = "cam"
     reference = "Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016"
     needs = frozenset({whylight.Need.GAP_HEAD})
+    Options = CAMOptions
 
-    def attribute(self, subject: whylight.Subject, batch: whylight.Batch, options: whylight.Options) -> torch.Tensor:
+    def attribute(self, subject: whylight.Subject, batch: whylight.Batch, options: CAMOptions) -> torch.Tensor:
         """Return the raw maps `[M, h, w]` at the resolution of the layer that is averaged.
 
         Raises:
@@ -32,11 +43,23 @@ class CAM(whylight.Attribution):
             raise whylight.Unsupported(
                 "cam needs a model that ends in global average pooling and one linear layer; use grad-cam with this one"
             )
-        activations = subject.activations(batch, head.layer)[head.layer]
         weights = head.weight[[_class_of(resolved.target) for resolved in subject.resolve(batch)]]
-        # The weight of a class is the same at every position: its mean over space, which Grad-CAM takes, is itself.
-        gradients = weights[:, :, None, None].expand(-1, -1, *activations.shape[2:])
-        return whylight.ops.cam_pool(activations, gradients, "grad-cam", batch.rows)
+        if not options.smooth:
+            activations = subject.activations(batch, head.layer)[head.layer]
+            return weighted(activations, weights, batch.rows)
+        return smoothed(
+            subject,
+            batch,
+            (head.layer,),
+            lambda activations, gradients, rows: weighted(activations, weights, rows),
+            "mean",
+            whylight.PROFILES[options.profile],
+            rectified=False,
+        )
+
+    def cost(self, options: Any) -> float:
+        """Return the cost of a pass forward, or of one for each copy."""
+        return 1.5 * len(COPIES) if options.smooth else 1.0
 
     def cost_per_target(self, options: Any) -> float:
         """Return the cost of one more weighted sum: next to nothing."""

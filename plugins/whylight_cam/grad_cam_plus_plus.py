@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import whylight
-from whylight_cam.base import ClassActivationMap, LayerOptions
+from whylight_cam.base import ClassActivationMap
 
 
 class GradCAMPlusPlus(ClassActivationMap):
@@ -12,7 +11,8 @@ class GradCAMPlusPlus(ClassActivationMap):
     `ReLU(Σ_k w_k A_k)` with `w_k = Σ_ij a_k,ij ReLU(g_k,ij)` and `a = g² / (2 g² + g³ Σ_ij A_k)`, 0 where g = 0. This
     closed form holds for a target that passes through an exponential; as every library does, it is used with the plain
     score, so the map changes with the scale of the score (unlike that of the other methods of this family). The profile
-    "torchcam" follows that library's drawing only: its weights are not those of the paper.
+    "torchcam" follows that library's drawing only: its weights are not those of the paper. That of pytorch-grad-cam
+    adds 1e-6 to the denominator.
     """
 
     name = "grad-cam++"
@@ -20,7 +20,3 @@ class GradCAMPlusPlus(ClassActivationMap):
     reference = (
         "Chattopadhay et al., Grad-CAM++: Improved Visual Explanations for Deep Convolutional Networks, WACV 2018"
     )
-
-    def eps(self, options: LayerOptions) -> float:
-        """Return what the caller's profile adds to the denominator `2 g² + g³ Σ A`; 1e-6 with pytorch-grad-cam's."""
-        return whylight.PROFILES[options.profile].grad_cam_plus_plus_eps

@@ -115,4 +115,4 @@ def test_a_named_layer_may_cost_a_pass_back_and_the_last_one_does_not(method):
     named = explainer.plan("net", "it", {"layer": "features.0"})
     assert (last.cost, last.cost_per_target) == (1.0, 0.1)
     assert (named.cost, named.cost_per_target) == (2.0, 1.0)
-    assert last.options.layer == "features.4"  # as VGG: the maps before the last pooling
+    assert last.methods[0].options.layer == "features.4"  # as VGG: the maps before the last pooling
