@@ -6,7 +6,8 @@
 #include <vector>
 
 #include "../common/dispatch.h"
-#include "cam_pool_kernels.cuh"
+#include "cam_pool_channels_last.cuh"
+#include "cam_pool_planar.cuh"
 
 namespace whylight::cam_pool {
 
@@ -69,41 +70,89 @@ void for_groups(const Problem& problem, int64_t blocks_per_group, F f) {
   }
 }
 
+// Whether a tensor, whose items lie `stride` apart and are walked in runs of `run` numbers, is read by whole vectors.
+template <class T>
+bool reads_vectors(const T* data, int64_t batch_stride, int64_t stride, int64_t run) {
+  return is_aligned(data) && keeps_aligned<T>(batch_stride) && keeps_aligned<T>(stride) && keeps_aligned<T>(run);
+}
+
+// Whether the planes of both, where gradients have planes at all, are neighbours in slabs that start at vectors.
+template <class T>
+bool reads_slabs(const Shape& shape, const T* activations, const T* gradients) {
+  const auto in_slabs = [&](const T* data, const Strides& strides) {
+    return strides.channel == shape.positions && reads_vectors(data, strides.batch, 0, 0);
+  };
+  return in_slabs(activations, shape.a) && (shape.g.position == 0 || in_slabs(gradients, shape.g));
+}
+
+// Whether the planes themselves start at vectors.
+template <class T>
+bool reads_planes(const Shape& shape, const T* activations, const T* gradients) {
+  const auto in_planes = [&](const T* data, const Strides& strides) {
+    return reads_vectors(data, strides.batch, strides.channel, shape.positions);
+  };
+  return in_planes(activations, shape.a) && (shape.g.position == 0 || in_planes(gradients, shape.g));
+}
+
+// Whether the channels at every position do.
+template <class T>
+bool reads_channels(const Shape& shape, const T* activations, const T* gradients) {
+  const auto in_channels = [&](const T* data, const Strides& strides) {
+    return strides.channel == 1 && reads_vectors(data, strides.batch, strides.position, shape.channels);
+  };
+  return in_channels(activations, shape.a) && in_channels(gradients, shape.g);
+}
+
 template <class T, Scheme S>
 void pool_fused(const Problem& problem, const T* activations, const T* gradients, float* partial, cudaStream_t stream) {
   const Shape& shape = problem.shape;
-  const bool many = !problem.one_each && problem.targets > static_cast<int64_t>(problem.inputs.size());
-  for_groups(problem, shape.splits, [&](const Groups& groups, unsigned size) {
-    const dim3 grid(size * shape.splits), block(kThreads);
-    if (problem.channels_last) {
-      launch(pool_channels_last<T, S>, grid, block, stream, activations, gradients, partial, shape, groups);
-    } else if (shape.positions <= kFewPositions) {
-      launch(many ? pool_planar<T, S, kFewPositions / kWarp, 4> : pool_planar<T, S, kFewPositions / kWarp, 1>, grid,
-             block, stream, activations, gradients, partial, shape, groups);
-    } else {
-      launch(many ? pool_planar<T, S, kSomePositions / kWarp, 2> : pool_planar<T, S, kSomePositions / kWarp, 1>, grid,
-             block, stream, activations, gradients, partial, shape, groups);
-    }
-  });
+  const auto run = [&](auto kernel) {
+    for_groups(problem, shape.splits, [&](const Groups& groups, unsigned size) {
+      launch(kernel, dim3(size * shape.splits), dim3(kThreads), stream, activations, gradients, partial, shape, groups);
+    });
+  };
+  if (problem.channels_last) {
+    return run(reads_channels(shape, activations, gradients) ? pool_channels_last<T, S, true>
+                                                             : pool_channels_last<T, S, false>);
+  }
+  constexpr int kFew = kFewPositions / kWarp, kSome = kSomePositions / kWarp;
+  const bool staged = reads_slabs(shape, activations, gradients);
+  if (shape.positions <= kFewPositions) {
+    return run(staged ? pool_planar<T, S, kFew, true> : pool_planar<T, S, kFew, false>);
+  }
+  return run(staged ? pool_planar<T, S, kSome, true> : pool_planar<T, S, kSome, false>);
 }
 
 template <class T, Scheme S>
 void pool_apart(const Problem& problem, const T* activations, const T* gradients, float* weights, float* partial,
                 cudaStream_t stream) {
   const Shape& shape = problem.shape;
-  if constexpr (weighs_channels(S)) {
-    for_groups(problem, shape.channels, [&](const Groups& groups, unsigned size) {
-      launch(weigh_channel<T, S>, dim3(size * shape.channels), dim3(kThreads), stream, activations, gradients, weights,
-             shape, groups);
+  const auto weigh = [&](auto kernel, int per_group) {
+    for_groups(problem, per_group, [&](const Groups& groups, unsigned size) {
+      launch(kernel, dim3(size * per_group), dim3(kThreads), stream, activations, gradients, weights, shape, groups);
     });
+  };
+  const auto combine = [&](auto kernel, int per_tile, int threads) {
+    const int64_t blocks = static_cast<int64_t>(shape.splits) * ((shape.positions + per_tile - 1) / per_tile);
+    for_groups(problem, blocks, [&](const Groups& groups, unsigned size) {
+      launch(kernel, dim3(static_cast<unsigned>(size * blocks)), dim3(threads), stream, activations, gradients, weights,
+             partial, shape, groups);
+    });
+  };
+  if (problem.channels_last) {
+    const bool aligned = reads_channels(shape, activations, gradients);
+    if constexpr (weighs_channels(S)) {
+      weigh(aligned ? weigh_channels_last<T, S, true> : weigh_channels_last<T, S, false>, shape.splits);
+    }
+    combine(aligned ? combine_channels_last<T, S, true> : combine_channels_last<T, S, false>, kTilePositions, kThreads);
+  } else {
+    const bool aligned = reads_planes(shape, activations, gradients);
+    if constexpr (weighs_channels(S)) {
+      weigh(aligned ? weigh_planar<T, S, true> : weigh_planar<T, S, false>, shape.channels);
+    }
+    combine(aligned ? combine_planar<T, S, true> : combine_planar<T, S, false>, kTileThreads * kVector<T>,
+            kTileThreads);
   }
-  const int per_tile = problem.channels_last ? kWarps : kThreads;
-  const int64_t blocks = static_cast<int64_t>(shape.splits) * ((shape.positions + per_tile - 1) / per_tile);
-  for_groups(problem, blocks, [&](const Groups& groups, unsigned size) {
-    launch(problem.channels_last ? combine_channels_last<T, S> : combine_planar<T, S>,
-           dim3(static_cast<unsigned>(size * blocks)), dim3(kThreads), stream, activations, gradients, weights, partial,
-           shape, groups);
-  });
 }
 
 // Computes maps [targets, positions]. Workspaces: partial [targets, splits, positions], and weights [targets, channels]

@@ -140,6 +140,11 @@ inline void __syncthreads(int line = __builtin_LINE()) {
   simt::suspend(simt::Wait::kBlock, line);
 }
 
+// A 16-bit float, to have kernels read what is half as wide.
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
+
 inline float __shfl_xor_sync(unsigned, float value, int mask, int line = __builtin_LINE()) {
   simt::exchange[simt::current] = value;
   simt::suspend(simt::Wait::kWarp, line);
@@ -149,6 +154,13 @@ inline float __shfl_xor_sync(unsigned, float value, int mask, int line = __built
 }
 
 namespace whylight {
+
+inline float to_float(__nv_bfloat16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t, Arguments... arguments) {
