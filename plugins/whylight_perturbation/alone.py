@@ -26,6 +26,7 @@ def alone(subject: whylight.Subject, batch: whylight.Batch) -> list[whylight.Bat
             targets=tuple(target for target, of in zip(definite, batch.rows, strict=True) if of == row),
             rows=(0,) * batch.rows.count(row),
             seeds=batch.seeds[row : row + 1],
+            companions=batch.companions_at(slice(row, row + 1)),
         )
         for row in range(len(batch.inputs))
     ]
