@@ -206,3 +206,23 @@ def test_what_was_computed_is_taken_over_and_said(inputs, monkeypatch):
     subject.begin()
     subject.input_gradients(batch)
     assert subject.taken_over() == ()
+
+
+@pytest.mark.parametrize("count", [1, 5, 70])
+def test_blocks_have_the_scores_that_copies_one_by_one_have(inputs, count):
+    model = wrap_module(relu_net())
+    batch = batch_of(inputs.float(), TARGETS, ROWS)
+
+    def altered(block):
+        return torch.stack([shift(batch.inputs, k) for k in block])
+
+    blocks = list(model.subject().altered_score_blocks(batch, count, altered))
+    assert [k for block, _ in blocks for k in block] == list(range(count))
+    single = torch.stack(list(model.subject().altered_scores(batch, count, lambda k: shift(batch.inputs, k))))
+    assert torch.equal(torch.cat([values for _, values in blocks]), single)
+
+
+def test_a_block_of_another_shape_is_refused(inputs):
+    batch = batch_of(inputs, (whylight.ClassIndex(1),) * 2, (0, 1))
+    with pytest.raises(ValueError, match="2 altered copies"):
+        list(wrap_module(relu_net().double()).subject().altered_score_blocks(batch, 2, lambda block: inputs))
