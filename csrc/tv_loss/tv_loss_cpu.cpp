@@ -139,6 +139,27 @@ WHYLIGHT_INLINE void walk_row(const Constants<T>& constants, int64_t padded, con
   }
 }
 
+// The loss alone, without buffers between the differences and their sums; `below` is null for the last row. A general
+// power costs more in a loop with a rest than it gains here.
+template <Power P, bool kIsotropic, class T>
+WHYLIGHT_INLINE void add_row(const Constants<T>& constants, int64_t length, int64_t step, const T* row, const T* below,
+                             T* __restrict sums) {
+  const int64_t last = length - step;  // the pixel without a right neighbour
+  if (below) {
+#pragma omp simd
+    for (int64_t i = 0; i < last; ++i) {
+      sums[i] += pixel_of<P, kIsotropic>(row[i + step] - row[i], below[i] - row[i], constants).value;
+    }
+    for (int64_t i = last; i < length; ++i)
+      sums[i] += pixel_of<P, kIsotropic>(T(0), below[i] - row[i], constants).value;
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < last; ++i) {
+      sums[i] += pixel_of<P, kIsotropic>(row[i + step] - row[i], T(0), constants).value;
+    }
+  }
+}
+
 template <Power P, bool kIsotropic, bool kLoss, bool kGradient, class T>
 WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
   const Layout& layout = work.layout;
@@ -155,13 +176,20 @@ WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
   const int64_t first = kGradient ? std::max<int64_t>(begin - 1, 0) : begin;
   const T* row = load_row(work, source + first * layout.source.row, buffer.rows + first % 2 * padded);
   for (int64_t y = first; y < end; ++y) {
-    const T* below = row;
+    constexpr bool kAlone = !kGradient && P != Power::kGeneral;
+    const bool is_last = y + 1 == layout.rows;
+    const T* below =
+        is_last ? row : load_row(work, source + (y + 1) * layout.source.row, buffer.rows + (y + 1) % 2 * padded);
+    if constexpr (kAlone) {
+      add_row<P, kIsotropic>(work.constants, length, step, row, is_last ? nullptr : below, buffer.sums);
+      row = below;
+      continue;
+    }
     subtract(row + step, row, length - step, buffer.dx);
-    if (y + 1 < layout.rows) {
-      below = load_row(work, source + (y + 1) * layout.source.row, buffer.rows + (y + 1) % 2 * padded);
-      subtract(below, row, length, buffer.dy);
-    } else {
+    if (is_last) {
       std::fill_n(buffer.dy, length, T(0));
+    } else {
+      subtract(below, row, length, buffer.dy);
     }
     T* down = buffer.down + y % 2 * padded;
     if (y < begin) {
