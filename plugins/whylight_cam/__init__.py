@@ -9,9 +9,11 @@ from whylight_cam.eigen_cam import EigenCAM
 from whylight_cam.finer_cam import FinerCAM
 from whylight_cam.grad_cam import GradCAM
 from whylight_cam.grad_cam_plus_plus import GradCAMPlusPlus
+from whylight_cam.guided_grad_cam import GuidedGradCAM
 from whylight_cam.hires_cam import HiResCAM
 from whylight_cam.layer_cam import LayerCAM
 from whylight_cam.score_cam import ScoreCAM
+from whylight_cam.shapley_cam import ShapleyCAM
 from whylight_cam.xgrad_cam import XGradCAM
 
 
@@ -29,4 +31,6 @@ def whylight_methods() -> list[type[whylight.Method]]:
         AblationCAM,
         EigenCAM,
         FinerCAM,
+        ShapleyCAM,
+        GuidedGradCAM,
     ]

@@ -219,13 +219,14 @@ class Model:
         latents: bool = False,
         swap: tuple[str, Callable[[Tensor], Tensor]] | None = None,
         rule: BackwardRule | None = None,
+        plain: bool = False,
     ) -> Ran:
         """Make one pass with `inputs` `[R, C, H, W]`, in one piece; with a graph where autograd is on and needs one.
 
         `companions` `[R, ...]` are given to the module by their names.
 
         With `swap`, a layer and a function, what runs behind the layer gets what the function makes of its output.
-        With `rule`, the backward pass follows it.
+        With `rule`, the backward pass follows it. With `plain`, what torch.compile made is not used.
 
         Raises:
             Unsupported: a layer that was asked for does not run, or gives no single tensor.
@@ -240,7 +241,7 @@ class Model:
             swap=swap,
             tracked=rule is not None,
         )
-        raw = self._pass(run, inputs, companions, rule, plain=swap is not None or rule is not None)
+        raw = self._pass(run, inputs, companions, rule, plain=plain or swap is not None or rule is not None)
         run.finish()
         if swap is None:
             _check_rows(run, len(inputs))
@@ -263,7 +264,7 @@ class Model:
         run = Run(
             self.findings.passes,
             watch=layers,
-            narrow_until=self.last_spatial if narrow else None,
+            narrow_until=self.findings.last_spatial if narrow else None,
             widens=narrow,
             breaks_off=True,
         )

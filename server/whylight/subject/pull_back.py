@@ -28,9 +28,9 @@ def pull_back(
     Raises:
         Unsupported: an aim does not depend on the leaf (reason TARGET_UNSUPPORTED).
     """
-    rounds = _rounds(aimed)
+    turns = rounds(aimed)
     result = leaf.new_empty((len(aimed), *leaf.shape[1:]))
-    for turn, numbers in enumerate(rounds):
+    for turn, numbers in enumerate(turns):
         cancel.check()
         cotangents: dict[str, Tensor] = {}
         for number in numbers:
@@ -46,28 +46,28 @@ def pull_back(
             [sources[source] for source in cotangents],
             leaf,
             list(cotangents.values()),
-            retain_graph=turn + 1 < len(rounds),
+            retain_graph=turn + 1 < len(turns),
             allow_unused=True,
         )
         if gradient is None:
             raise Unsupported("the target does not depend on this layer", reason="TARGET_UNSUPPORTED", field="target")
-        if len(rounds) == 1 and [row for _, row in aimed] == list(range(len(leaf))):
+        if len(turns) == 1 and [row for _, row in aimed] == list(range(len(leaf))):
             return gradient
         rows = torch.tensor([aimed[number][1] for number in numbers], device=leaf.device)
         result[torch.tensor(numbers, device=leaf.device)] = gradient[rows]
     return result
 
 
-def _rounds(aimed: Sequence[tuple[Aim, int]]) -> list[list[int]]:
+def rounds(aimed: Sequence[tuple[Aim, int]]) -> list[list[int]]:
     """Share the numbers of the aims out to passes, each with at most one of every row."""
-    rounds: list[list[int]] = []
+    turns: list[list[int]] = []
     taken: dict[int, int] = {}
     for number, (_, row) in enumerate(aimed):
         turn = taken[row] = taken.get(row, -1) + 1
-        if turn == len(rounds):
-            rounds.append([])
-        rounds[turn].append(number)
-    return rounds
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(number)
+    return turns
 
 
 def _require_dependence(source: Tensor) -> None:

@@ -26,6 +26,7 @@ from whylight.subject.altered import (
 )
 from whylight.subject.backward_rule import BackwardRule
 from whylight.subject.cancel import CancelToken
+from whylight.subject.curvature import layer_hessian_products
 from whylight.subject.gap_head import GapHead
 from whylight.subject.memory import Memory
 from whylight.subject.pull_back import pull_back
@@ -105,9 +106,8 @@ class Subject:
             Unsupported: the layer gives no single tensor, or a target does not depend on it.
         """
         name = self.resolve_layer(layer)
-        head = None if rule is not None else self.gap_head(name)
-        aims = [aim_at(self.model, target) for target in batch.targets]
-        if head is not None and all(aim.class_index is not None for aim in aims):
+        head = None if rule is not None else self._closed_form(batch, name)
+        if head is not None:
             activations = self.activations(batch, name)[name]
             classes = [aim.class_index for aim in self.aims(batch)]
             indices = torch.tensor(classes, device=self.device)
@@ -134,6 +134,26 @@ class Subject:
         """Return which axis of a layer's output for one input has its channels: 0 in `[C, h, w]`, 1 in `[T, C]`."""
         layout = self.model.layout(self.resolve_layer(layer))
         return 0 if layout is None else layout.channel_axis
+
+    def layer_hessian_products(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `layer_gradients` does, and for each target its Hessian at the layer times the activations.
+
+        The products are `[M, C, h, w]`: `Σ_j ∂²y / ∂A_i ∂A_j · A_j`. They are 0 where the network goes on linearly, as
+        behind ReLU. The graph of both derivatives is freed before this returns.
+
+        Raises:
+            NotFound, Unsupported: as `layer_gradients`.
+        """
+        name = self.resolve_layer(layer)
+        if self._closed_form(batch, name) is not None:
+            activations, gradients = self.layer_gradients(batch, name)
+            return activations, gradients, torch.zeros_like(gradients)
+        activations, gradients, products = layer_hessian_products(self, batch, name)
+        return (
+            self._as_maps(batch, name, activations),
+            self._as_maps(batch, name, gradients),
+            self._as_maps(batch, name, products),
+        )
 
     def input_gradients(self, batch: Batch, *, rule: BackwardRule | None = None) -> Tensor:
         """Return the gradient of each target at its input, `[M, C, H, W]`, under `rule` if there is one."""
@@ -280,6 +300,13 @@ class Subject:
             self._capture(batch, tuple(n for n in unknown if n not in (OUTPUT, LATENT)), latents=LATENT in unknown)
         sources = {source: memory.take(source)[0] for source in dict.fromkeys(aim.source for aim in aims)}
         return values_of(list(zip(aims, batch.rows, strict=True)), sources)
+
+    def _closed_form(self, batch: Batch, layer: str) -> GapHead | None:
+        """Return the head behind the layer, if the gradients of all targets there are known by it."""
+        head = self.gap_head(layer)
+        if head is None or any(aim_at(self.model, target).class_index is None for target in batch.targets):
+            return None
+        return head
 
     def _as_maps(self, batch: Batch, layer: str, output: Tensor) -> Tensor:
         layout = self.model.layout(layer)
