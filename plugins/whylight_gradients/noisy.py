@@ -45,9 +45,7 @@ class Noisy(whylight.Attribution):
         def copy(index: int) -> torch.Tensor:
             return batch.inputs + deviation * draws.normal(batch.inputs, index)
 
-        for index, given in enumerate(attributions(subject, batch, options, options.samples, copy), 1):
-            batch.report(index, options.samples)
-            yield given
+        return attributions(subject, batch, options, options.samples, copy)
 
     def cost(self, options: NoisyOptions) -> float:
         """Return the cost of the base, a pass forward and back for each of its gradients, for each copy."""
