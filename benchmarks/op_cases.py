@@ -93,8 +93,9 @@ def _cam_pool(
     def ours(activations: Tensor, gradients: Tensor) -> Tensor:
         return ops.cam_pool(activations, gradients, scheme, eps=1e-6)
 
-    demanding = scheme == "grad-cam" and batch == 64 and shape[1] == 2048 and dtype is torch.float32
-    name = f"{scheme} {_text(shape)}{_kind(dtype, layout)}"
+    kind = _kind(dtype, layout)
+    demanding = (scheme, batch, shape[1], kind) == ("grad-cam", 64, 2048, "")
+    name = f"{scheme} {_text(shape)}{kind}"
     goals = _goals(batch, device, cpu=4.0 if demanding else None, gpu=Goal("copy", 0.85))
     return Case("cam_pool", name, inputs, 2 * size, {"ours": ours, "eager": eager, **others}, eager, goals)
 

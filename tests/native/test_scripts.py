@@ -73,3 +73,9 @@ def test_shellcheck_finds_nothing(script):
         pytest.skip("shellcheck is not installed")
     done = subprocess.run([shellcheck, str(script)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_page_tells_what_the_kept_run_of_the_benchmark_holds():
+    script = ROOT / "benchmarks" / "op_page.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
