@@ -14,8 +14,9 @@ class Deconvnet(GradientMap):
     ReLU counts, and ReLU6 too; other activations keep their derivative. A network without any ReLU is refused.
 
     Use it to see what pattern a unit or a class stands for in this input, best from a unit in the middle of a network
-    with max pooling; without max pooling nothing in it depends on the input but the other activations, and
-    guided-backprop is sharper. It hardly depends on the class. One pass forward and one back, as saliency.
+    with max pooling. In a network of ReLU without max pooling (ResNet behind its stem, EfficientNet-lite) nothing in it
+    depends on the input: every photo gets the same checkerboard of strides, and guided-backprop is what you want. It
+    hardly depends on the class. One pass forward and one back, as saliency.
     """
 
     name = "deconvnet"

@@ -35,7 +35,8 @@ class DeepLift(whylight.Attribution):
     attention), softmax and layer normalisation are divided up so that nothing is lost. The map then sums to
     `f(x) − f(x')`: the check "completeness_residual" is the map's sum minus that difference, near zero unless the
     network has other functions that are not linear; "score_difference" is the difference. Modules used twice,
-    functions and in-place ReLU are all the same; captum's DeepLift sees modules only, each once.
+    functions and in-place ReLU are all the same. Captum's DeepLift sees modules only, each once, and is wrong where
+    pooling windows overlap or a pooling follows an activation and the baseline has the larger maximum.
 
     Use it in place of integrated-gradients at a tenth of the cost: two rows forward and back, two more forward for the
     checks. The choice of the baseline matters as much.
