@@ -26,6 +26,21 @@ def refused(call, *arguments, **keywords):
 
 
 FLOAT32 = pb.DATA_TYPE_FLOAT32
+RANK = pb.Target(rank=0)
+REGION = pb.Target(region=pb.Region())
+
+
+def mask(*shape, value=1):
+    return pb.Tensor(dtype=pb.DATA_TYPE_UINT8, shape=shape, data=bytes([value]) * math.prod(shape))
+
+
+def floats(*values):
+    return wire.array_to_tensor(np.array(values, np.float32))
+
+
+def nested(depth):
+    """A contrast of contrasts of contrasts."""
+    return pb.Target(contrast=pb.Contrast(positive=nested(depth - 1), negative=RANK)) if depth else RANK
 
 
 @pytest.mark.parametrize(
@@ -103,10 +118,73 @@ def test_input():
         (pb.Target(region=pb.Region(left=0.5, right=0.5, bottom=1)), "targets[1].region"),
         (pb.Target(region=pb.Region(right=math.nan, bottom=1)), "targets[1].region"),
         (pb.Target(region=pb.Region(right=2, bottom=1)), "targets[1].region"),
+        (pb.Target(region=pb.Region(mask=mask(2, 2, value=0))), "targets[1].region.mask"),
+        (pb.Target(region=pb.Region(mask=mask(4))), "targets[1].region.mask.shape"),
+        (pb.Target(region=pb.Region(right=0.5, bottom=1, mask=mask(2, 2))), "targets[1].region.mask"),
+        (pb.Target(contrast=pb.Contrast(positive=RANK)), "targets[1].contrast.negative"),
+        (pb.Target(contrast=pb.Contrast(positive=REGION, negative=RANK)), "targets[1].contrast.positive"),
+        (pb.Target(contrast=pb.Contrast(positive=nested(20), negative=RANK)), "targets[1].contrast.positive"),
+        (
+            pb.Target(contrast=pb.Contrast(positive=pb.Target(rank=-1), negative=RANK)),
+            "targets[1].contrast.positive.rank",
+        ),
+        (pb.Target(detection=pb.Detection(right=1)), "targets[1].detection"),
+        (pb.Target(detection=pb.Detection(class_index=-1, right=1, bottom=1)), "targets[1].detection.class_index"),
+        (pb.Target(similarity=pb.Similarity()), "targets[1].similarity"),
+        (pb.Target(similarity=pb.Similarity(image=b"x", layer="x" * 257)), "targets[1].similarity.layer"),
+        (pb.Target(similarity=pb.Similarity(embedding=floats(math.nan))), "targets[1].similarity.embedding"),
+        (pb.Target(similarity=pb.Similarity(embedding=floats(0, 0))), "targets[1].similarity.embedding"),
     ],
 )
 def test_target(target, field):
     assert refused(wire.targets_from_proto, [pb.Target(rank=0), target]) == ("TARGET_INVALID", field)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason", "field"),
+    [
+        (pb.Target(region=pb.Region(mask=floats(1))), "TENSOR_INVALID", "t.region.mask.dtype"),
+        (pb.Target(region=pb.Region(mask=mask(1025, 1024))), "TENSOR_TOO_LARGE", "t.region.mask.shape"),
+        (pb.Target(similarity=pb.Similarity(tensor=pb.Tensor())), "TENSOR_INVALID", "t.similarity.tensor.dtype"),
+        (pb.Target(similarity=pb.Similarity(embedding=mask(2))), "TENSOR_INVALID", "t.similarity.embedding.dtype"),
+        (pb.Target(similarity=pb.Similarity(image=b"")), "IMAGE_UNREADABLE", "t.similarity.image"),
+    ],
+)
+def test_what_a_target_holds(target, reason, field):
+    assert refused(wire.target_from_proto, target, "t") == (reason, field)
+
+
+@pytest.mark.parametrize(
+    ("companions", "reason", "field"),
+    [
+        (
+            {"question": pb.Tensor(dtype=pb.DATA_TYPE_FLOAT16, shape=[1], data=b"12")},
+            "TENSOR_INVALID",
+            "[question].dtype",
+        ),
+        (
+            {"question": pb.Tensor(dtype=pb.DATA_TYPE_INT64, shape=[1], data=b"1234")},
+            "TENSOR_INVALID",
+            "[question].data",
+        ),
+        (
+            {"question": pb.Tensor(dtype=pb.DATA_TYPE_INT64, shape=[2**20 + 1])},
+            "TENSOR_TOO_LARGE",
+            "[question].shape",
+        ),
+        ({"": floats(1)}, "REQUEST_INVALID", ""),
+        ({"x" * 257: floats(1)}, "REQUEST_INVALID", ""),
+        ({str(n): floats(1) for n in range(9)}, "TOO_MANY_COMPANIONS", ""),
+    ],
+)
+def test_companions(companions, reason, field):
+    message = pb.Input(image=b"file", companions=companions)
+    assert refused(wire.companions_from_proto, message, "inputs[2]") == (reason, f"inputs[2].companions{field}")
+
+
+def test_whole_numbers_are_companions_only():
+    tensor = pb.Tensor(dtype=pb.DATA_TYPE_INT64, shape=[1], data=b"12345678")
+    assert refused(wire.input_from_proto, pb.Input(tensor=tensor)) == ("TENSOR_INVALID", "input.tensor.dtype")
 
 
 def test_indices_that_do_not_fit_the_wire():
@@ -134,6 +212,8 @@ def test_region_of_all_zeros_is_the_whole_picture():
         (pb.OutputSpec(picture=pb.PictureOutput(opacity=math.nan)), "outputs[1].picture.opacity"),
         (pb.OutputSpec(picture=pb.PictureOutput(quality=101)), "outputs[1].picture.quality"),
         (pb.OutputSpec(boxes=pb.BoxesOutput(threshold=0)), "outputs[1].boxes.threshold"),
+        (pb.OutputSpec(mask=pb.MaskOutput(threshold=1)), "outputs[1].mask.threshold"),
+        (pb.OutputSpec(mask=pb.MaskOutput(canvas=pb.CANVAS_NATIVE)), "outputs[1].mask.canvas"),
         (pb.OutputSpec(boxes=pb.BoxesOutput(limit=101)), "outputs[1].boxes.limit"),
         (pb.OutputSpec(boxes=pb.BoxesOutput(canvas=pb.CANVAS_NATIVE)), "outputs[1].boxes.canvas"),
         (pb.OutputSpec(name="first", map=pb.MapOutput()), "outputs[1].name"),
@@ -149,8 +229,9 @@ def test_unset_fields_of_outputs_take_the_defaults_that_the_proto_promises():
         pb.OutputSpec(map=pb.MapOutput()),
         pb.OutputSpec(picture=pb.PictureOutput()),
         pb.OutputSpec(boxes=pb.BoxesOutput()),
+        pb.OutputSpec(mask=pb.MaskOutput()),
     ]
-    names = {"MapOutput": "map", "PictureOutput": "picture", "BoxesOutput": "boxes"}
+    names = {"MapOutput": "map", "PictureOutput": "picture", "BoxesOutput": "boxes", "MaskOutput": "mask"}
     for output in wire.outputs_from_proto(kinds):
         assert output == type(output)()
         assert output.name == names[type(output).__name__]

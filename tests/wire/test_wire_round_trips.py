@@ -12,6 +12,7 @@ from hypothesis import given
 from whylight import wire
 from whylight.artifact import Map
 from whylight.errors import WhylightError
+from whylight.target import Similarity
 from whylight.v1 import explanation_pb2 as pb
 
 
@@ -104,6 +105,20 @@ def test_input_keeps_data_and_targets(array):
     assert_same_array(wire.input_from_proto(message), array)
     assert wire.targets_from_proto(message.targets) == targets
     assert wire.input_from_proto(wire.input_to_proto(b"a file")) == b"a file"
+
+
+@given(strategies.companions)
+def test_companions(companions):
+    got = wire.companions_from_proto(through_bytes(wire.input_to_proto(b"a file", companions=companions)))
+    assert got.keys() == companions.keys()
+    for name, array in companions.items():
+        assert_same_array(got[name], array)
+
+
+def test_numbers_of_double_precision_travel_as_single():
+    sent = Similarity(embedding=np.array([0.1, 2.0]), layer="conv")
+    got = wire.target_from_proto(through_bytes(wire.target_to_proto(sent)))
+    assert got == Similarity(embedding=np.array([0.1, 2.0], np.float32), layer="conv")
 
 
 @pytest.mark.parametrize(

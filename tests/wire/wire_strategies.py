@@ -25,12 +25,32 @@ def regions(draw: st.DrawFn) -> target.Region:
     return target.Region(draw(indices), left, top, right, bottom)
 
 
-targets = st.one_of(
+@st.composite
+def detections(draw: st.DrawFn) -> target.Detection:
+    box = draw(regions())
+    return target.Detection(draw(st.none() | indices), box.left, box.top, box.right, box.bottom)
+
+
+masks = arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=5)).filter(np.any)
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+embeddings = arrays.arrays(np.float32, st.integers(1, 6), elements=finite).filter(np.any)
+references = st.binary(min_size=1, max_size=20) | arrays.arrays(np.float32, (3, 2, 2), elements=floats)
+elements = st.one_of(
     st.builds(target.ClassIndex, indices),
     st.builds(target.ClassLabel, names),
     st.builds(target.Rank, indices),
-    st.builds(target.Latent, indices),
     st.builds(target.OutputIndex, st.lists(indices, max_size=4).map(tuple)),
+)
+targets = st.one_of(
+    elements,
+    st.builds(target.Latent, indices),
+    st.builds(target.Contrast, elements, elements),
+    st.builds(lambda index, mask: target.Region(index, mask=mask), indices, masks),
+    detections(),
+    st.builds(lambda image, layer: target.Similarity(image, layer=layer), references, st.text(max_size=8)),
+    st.builds(
+        lambda numbers, layer: target.Similarity(embedding=numbers, layer=layer), embeddings, st.text(max_size=8)
+    ),
     st.builds(target.Neuron, names, indices, st.lists(indices, max_size=3).map(tuple)),
     regions(),
 )
@@ -61,6 +81,7 @@ specifications = st.one_of(
         st.integers(1, 100),
         drawn_on,
     ),
+    st.builds(outputs.MaskOutput, names, st.integers(1, 99).map(lambda value: value / 100), drawn_on),
 )
 
 json_values = st.recursive(
@@ -92,6 +113,14 @@ tables = st.integers(0, 3).flatmap(
         st.lists(st.text(max_size=5), min_size=width, max_size=width).map(tuple),
         st.lists(st.lists(cells, min_size=width, max_size=width).map(tuple), max_size=3).map(tuple),
     )
+)
+
+companions = st.dictionaries(
+    names,
+    st.sampled_from([np.float32, np.int64]).flatmap(
+        lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+    ),
+    max_size=8,
 )
 
 artifacts = st.one_of(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from whylight.errors import NotFound, Unsupported
 from whylight.method import Need
-from whylight.models.companion import Companion
+from whylight.models.companion import ANY_LENGTH, Companion
 from whylight.models.config import Precision
 from whylight.models.detections import Boxes, Detections, in_fractions, packed
 from whylight.models.ownership import own_copy
@@ -126,6 +126,11 @@ class Model:
     def class_count(self) -> int:
         """How many classes the output scores, 0 when it is not a vector of scores."""
         return self.output_shape[0] if len(self.output_shape) == 1 else 0
+
+    @property
+    def output_varies(self) -> bool:
+        """Whether the shape of the output may depend on companions: a text of any length gives an output as long."""
+        return any(ANY_LENGTH in companion.shape for companion in self.companions.values())
 
     @property
     def detections(self) -> Detections | None:

@@ -140,7 +140,8 @@ def aim_at(model: Model, target: Target, ranking: Sequence[int] | None = None) -
         _bounded(target.index, _class_count(model), "class")
         return Aim(target, model.label(target.index), OUTPUT, (target.index,))
     if isinstance(target, OutputIndex):
-        _inside(target.indices, model.output_shape, "the output")
+        if not model.output_varies or len(target.indices) != len(model.output_shape):
+            _inside(target.indices, model.output_shape, "the output")
         return Aim(target, _label_at(model, target.indices), OUTPUT, target.indices)
     if isinstance(target, Neuron):
         return _neuron(model, target)
