@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
     from whylight.options import LAST_SPATIAL, Layer, Options, PlainOptions
-    from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureFormat, PictureOutput, PictureStyle
+    from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.profile import PROFILES, Profile
     from whylight.subject import Altered, BackwardRule, DeconvnetRelu, FunctionCall, GuidedRelu, Subject
     from whylight.target import (
@@ -79,7 +79,7 @@ _HOMES = {
     ),
     "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
     "options": ("LAST_SPATIAL", "Layer", "Options", "PlainOptions"),
-    "outputs": ("BoxesOutput", "Canvas", "MapOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
+    "outputs": ("BoxesOutput", "Canvas", "MapOutput", "MaskOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "profile": ("PROFILES", "Profile"),
     "subject": ("Altered", "BackwardRule", "DeconvnetRelu", "FunctionCall", "GuidedRelu", "Subject"),
     "target": (
@@ -133,6 +133,7 @@ __all__ = [
     "Map",
     "MapOutput",
     "Maps",
+    "MaskOutput",
     "Method",
     "Model",
     "ModelSource",

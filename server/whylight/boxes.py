@@ -26,12 +26,34 @@ def find_boxes(values: npt.NDArray[np.float32], threshold: float, limit: int) ->
     )
 
 
+def find_mask(values: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.uint8]:
+    """Return the part of a map `[H, W]` that `find_boxes` draws its first box around, as ones among zeros."""
+    mask = np.zeros(values.shape, np.uint8)
+    peak = float(values.max(initial=0.0))
+    if peak <= 0:
+        return mask
+    above = values > threshold * peak
+    _, areas, labels = _labelled(above)
+    mask[above] = labels == np.argsort(-areas, kind="stable")[0]
+    return mask
+
+
 def connected_parts(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the extents `[P, 4]` (left, top, right, bottom) and the areas `[P]` of the 8-connected parts of `mask`.
 
+    Parts are in the order of their first cell.
+    """
+    extents, areas, _ = _labelled(mask)
+    return extents, areas
+
+
+def _labelled(
+    mask: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return what `connected_parts` does, and the part of each set cell, row by row.
+
     Works on runs of set cells within rows, all at once: runs that touch are joined by hooking the root of the later one
-    to that of the earlier one and then halving the paths, until every run agrees with its neighbours. Parts are in the
-    order of their first cell.
+    to that of the earlier one and then halving the paths, until every run agrees with its neighbours.
     """
     height, width = mask.shape
     padded = np.zeros((height, width + 2), dtype=np.int8)
@@ -64,4 +86,4 @@ def connected_parts(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.int64],
     np.maximum.at(extents[:, 2], part, ends)
     np.maximum.at(extents[:, 3], part, rows + 1)
     areas = np.bincount(part, weights=ends - starts, minlength=total).astype(np.int64)
-    return extents, areas
+    return extents, areas, np.repeat(part, ends - starts)

@@ -252,7 +252,7 @@ def _arrays(companions: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
 def _outputs(outputs: Any) -> tuple[Output, ...]:
     listed = tuple(outputs) if isinstance(outputs, list | tuple) else (None,)
     if not all(isinstance(output, Output) for output in listed):
-        raise TypeError(f"outputs are a list of MapOutput, PictureOutput and BoxesOutput, not {outputs!r}")
+        raise TypeError(f"outputs are a list of MapOutput, PictureOutput, BoxesOutput and MaskOutput, not {outputs!r}")
     return listed
 
 

@@ -1,4 +1,4 @@
-"""What a caller may ask to have made of a map: numbers, pictures, boxes; knows neither how they are made nor torch."""
+"""What a caller may ask to have made of a map: numbers, pictures, boxes, masks; knows neither how nor torch."""
 
 from __future__ import annotations
 
@@ -93,7 +93,25 @@ class BoxesOutput:
             raise _invalid("boxes.canvas", "boxes count in pixels of the input or of the original")
 
 
-Output: TypeAlias = MapOutput | PictureOutput | BoxesOutput
+@dataclass(frozen=True)
+class MaskOutput:
+    """The largest connected part above `threshold` times the maximum, as an array `[H, W]` of uint8: 1 inside, else 0.
+
+    It is the part that the first of `BoxesOutput` is drawn around; a map that is nowhere above 0 has none.
+    """
+
+    name: str = "mask"
+    threshold: float = 0.15
+    canvas: Canvas = Canvas.ORIGINAL
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise _invalid("mask.threshold", f"{self.threshold} is not between 0 and 1")
+        if self.canvas is Canvas.NATIVE:
+            raise _invalid("mask.canvas", "a mask has the size of the input or of the original")
+
+
+Output: TypeAlias = MapOutput | PictureOutput | BoxesOutput | MaskOutput
 
 
 def check_outputs(outputs: tuple[Output, ...]) -> tuple[Output, ...]:

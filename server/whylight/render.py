@@ -17,9 +17,18 @@ from torch import Tensor
 
 from whylight import ops
 from whylight.artifact import Artifact, Box, Boxes, Map, Picture
-from whylight.boxes import find_boxes
+from whylight.boxes import find_boxes, find_mask
 from whylight.decode import DecodedInput
-from whylight.outputs import BoxesOutput, Canvas, MapOutput, Output, PictureFormat, PictureOutput, PictureStyle
+from whylight.outputs import (
+    BoxesOutput,
+    Canvas,
+    MapOutput,
+    MaskOutput,
+    Output,
+    PictureFormat,
+    PictureOutput,
+    PictureStyle,
+)
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 _SAVE: dict[PictureFormat, dict[str, Any]] = {
@@ -83,6 +92,8 @@ class _Sheet:
                 return [Map(output.name, array) for array in self._arrays(output)]
             case BoxesOutput():
                 return [Boxes(output.name, boxes, output.canvas) for boxes in self._boxes(output)]
+            case MaskOutput():
+                return [Map(output.name, mask) for mask in self._masks(output)]
             case PictureOutput():
                 assert table is not None
                 table = table.to(self.maps.device)
@@ -153,6 +164,24 @@ class _Sheet:
         if output.canvas is Canvas.INPUT:
             return found
         return [tuple(_on_original(box, item) for box in boxes) for boxes, item in zip(found, self.inputs, strict=True)]
+
+
+    def _masks(self, output: MaskOutput) -> list[npt.NDArray[np.uint8]]:
+        """Find masks where `_boxes` finds boxes; on an original each cell fills the pixels that the model saw there."""
+        rendered = _numpy(ops.cam_render(self.maps, self.size, self.scale).values)
+        found = [find_mask(values, output.threshold) for values in rendered]
+        if output.canvas is Canvas.INPUT:
+            return found
+        masks = []
+        for mask, item in zip(found, self.inputs, strict=True):
+            width, height = item.original_size
+            left, top, right, bottom = item.frame
+            canvas = np.zeros((height, width), np.uint8)
+            down = np.arange(bottom - top) * mask.shape[0] // (bottom - top)
+            across = np.arange(right - left) * mask.shape[1] // (right - left)
+            _paste(canvas, mask[down[:, None], across], item.frame)
+            masks.append(canvas)
+        return masks
 
 
 def _on_original(box: Box, item: DecodedInput) -> Box:

@@ -18,7 +18,7 @@ from whylight.explainer.plan import ExplanationPlan
 from whylight.frozen_array import FrozenArray
 from whylight.limits import Limits
 from whylight.models.companion import check_companions
-from whylight.outputs import BoxesOutput, Canvas, MapOutput, Output, PictureFormat
+from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, Output, PictureFormat
 from whylight.target import Similarity, Target, size_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def answer_bytes(outputs: Sequence[Output], item: DecodedInput) -> int:
         width, height = item.original_size if output.canvas is Canvas.ORIGINAL else item.size
         if isinstance(output, MapOutput):
             each = np.dtype(output.dtype).itemsize
+        elif isinstance(output, MaskOutput):
+            each = 1
         else:
             each = 3 if output.format is PictureFormat.PNG else 1
         total += width * height * each

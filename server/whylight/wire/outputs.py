@@ -11,6 +11,7 @@ from whylight.outputs import (
     BoxesOutput,
     Canvas,
     MapOutput,
+    MaskOutput,
     Output,
     PictureFormat,
     PictureOutput,
@@ -51,7 +52,7 @@ def output_from_proto(message: pb.OutputSpec, field: str = "output") -> Output:
     """
     kind = message.WhichOneof("kind")
     if kind is None:
-        raise _invalid(field, "the output asks for nothing; set one of map, picture, boxes")
+        raise _invalid(field, "the output asks for nothing; set one of map, picture, boxes, mask")
     for name in (message.name, message.picture.colour_map):
         if len(name) > NAME_LENGTH:
             raise _invalid(field, f"a name of {len(name)} characters; {NAME_LENGTH} are allowed")
@@ -60,6 +61,8 @@ def output_from_proto(message: pb.OutputSpec, field: str = "output") -> Output:
             return _map(message.name or "map", message.map)
         if kind == "picture":
             return _picture(message.name or "picture", message.picture)
+        if kind == "mask":
+            return _mask(message.name or "mask", message.mask)
         return _boxes(message.name or "boxes", message.boxes)
     except InvalidInput as error:
         raise (error.within(field) if field else error) from None
@@ -107,6 +110,13 @@ def output_to_proto(output: Output) -> pb.OutputSpec:
             )
 
 
+        case MaskOutput():
+            return pb.OutputSpec(
+                name=output.name,
+                mask=pb.MaskOutput(threshold=output.threshold, canvas=canvas_to_proto(output.canvas)),
+            )
+
+
 def canvas_to_proto(canvas: Canvas) -> pb.Canvas:
     """Return a canvas as its enum number."""
     return _number(CANVASES, canvas)
@@ -139,6 +149,14 @@ def _boxes(name: str, message: pb.BoxesOutput) -> BoxesOutput:
         decimal(message.threshold) if message.HasField("threshold") else 0.15,
         message.limit or 1,
         _word(CANVASES, message.canvas, Canvas.ORIGINAL, "boxes.canvas"),
+    )
+
+
+def _mask(name: str, message: pb.MaskOutput) -> MaskOutput:
+    return MaskOutput(
+        name,
+        decimal(message.threshold) if message.HasField("threshold") else 0.15,
+        _word(CANVASES, message.canvas, Canvas.ORIGINAL, "mask.canvas"),
     )
 
 
