@@ -353,3 +353,13 @@ def test_they_say_how_far_they_are_with_the_maps_so_far(method, options, steps):
     assert [(done, total) for done, total, _ in said] == [(k + 1, steps) for k in range(steps)]
     assert torch.equal(said[-1][2], maps)
     assert not torch.equal(said[0][2], maps)
+
+
+# torch.compile itself looks at .grad of tensors that are not leaves.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_model_is_explained_under_rules_by_its_uncompiled_module():
+    inputs = INPUTS.float()
+    compiled = wrap_module(relu_net(), compile=True)
+    for method, options in ((GuidedBackprop, {}), (SmoothGrad, METHODS[SmoothGrad]), (DeepLift, {})):
+        plain = run_method(method, relu_net(), inputs, [0, 1], options).maps
+        close(run_method(method, compiled, inputs, [0, 1], options).maps, plain, rtol=1e-4, atol=1e-5)
