@@ -27,10 +27,14 @@ Kernel<T> kernel() {
   return pool_any<16, T>;
 }
 
+// Slices start at whole vectors of a row, so that which channels are in a vector does not depend on where a walk
+// starts.
+constexpr int64_t kSliceStep = 16;
+
 // Rows of channels are read better in long runs; planes are long runs already.
 int64_t channels_per_slice(const Arguments& arguments) {
   const int64_t most = arguments.activation_planes.order == Order::kPlanar ? 128 : 512;
-  return std::clamp<int64_t>(kElementsPerTask / arguments.positions / kBlock * kBlock, 16, most);
+  return std::clamp<int64_t>(kElementsPerTask / arguments.positions / kSliceStep * kSliceStep, kSliceStep, most);
 }
 
 template <class T>

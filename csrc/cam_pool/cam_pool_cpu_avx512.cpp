@@ -1,33 +1,5 @@
 // The CPU kernels of cam_pool for x86-64-v4 (AVX-512).
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "../common/targets.h"
-#include "cam_pool_work.h"
-
-#if defined(WHYLIGHT_X86_TARGETS)
-#  if defined(__clang__)
-#    pragma clang attribute push(__attribute__((target("arch=x86-64-v4"))), apply_to = function)
-#  else
-#    pragma GCC target("arch=x86-64-v4")
-#  endif
-#  include "cam_pool_slices.h"
-
-namespace whylight::cam_pool {
-
-Kernel<float> pool_avx512(float) {
-  return pool_any<64, float>;
-}
-Kernel<double> pool_avx512(double) {
-  return pool_any<64, double>;
-}
-
-}  // namespace whylight::cam_pool
-
-#  if defined(__clang__)
-#    pragma clang attribute pop
-#  endif
-#endif
+#define WHYLIGHT_TARGET "arch=x86-64-v4"
+#define WHYLIGHT_REGISTER_BYTES 64
+#define WHYLIGHT_POOL pool_avx512
+#include "cam_pool_cpu_x86.h"

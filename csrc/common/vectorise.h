@@ -9,6 +9,7 @@
 #include "targets.h"
 
 #define WHYLIGHT_INLINE inline __attribute__((always_inline))
+#define WHYLIGHT_INLINE_LAMBDA __attribute__((always_inline))
 
 namespace whylight {
 
@@ -70,6 +71,60 @@ WHYLIGHT_INLINE T sum_lanes(typename Simd<T, kBytes>::Vector v) {
   }
 }
 
+// Numbers of 16 bits, as they lie in memory.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// Vectors of integers by the bytes of the 32-bit ones, each size written out: GCC forgets a vector's size if it depends
+// on a template's argument and is then a type of its own.
+template <int kBytes>
+struct Integers;
+template <>
+struct Integers<16> {
+  typedef uint16_t Shorts __attribute__((vector_size(8)));
+  typedef uint32_t Words __attribute__((vector_size(16)));
+};
+template <>
+struct Integers<32> {
+  typedef uint16_t Shorts __attribute__((vector_size(16)));
+  typedef uint32_t Words __attribute__((vector_size(32)));
+};
+template <>
+struct Integers<64> {
+  typedef uint16_t Shorts __attribute__((vector_size(32)));
+  typedef uint32_t Words __attribute__((vector_size(64)));
+};
+
+// A vector of float from as many of those; as half_to_float and bfloat16_to_float, all lanes at once.
+template <int kBytes>
+struct Widen {
+  using Shorts = typename Integers<kBytes>::Shorts;
+  using Words = typename Integers<kBytes>::Words;
+  using Floats = typename Simd<float, kBytes>::Vector;
+
+  static WHYLIGHT_INLINE Words high_halves(const void* from, size_t bytes) {
+    Shorts shorts{};
+    std::memcpy(&shorts, from, bytes);
+    return __builtin_convertvector(shorts, Words) << 16;
+  }
+
+  static WHYLIGHT_INLINE Floats load(const BFloat16* from, size_t bytes = sizeof(Shorts)) {
+    return (Floats)high_halves(from, bytes);
+  }
+
+  static WHYLIGHT_INLINE Floats load(const Half* from, size_t bytes = sizeof(Shorts)) {
+    const Words bits = high_halves(from, bytes), twice = bits + bits;
+    const Floats normal = (Floats)((twice >> 4) + (0xE0u << 23)) * 0x1.0p-112f;
+    const Floats subnormal = (Floats)((twice >> 17) | (126u << 23)) - 0.5f;
+    const Floats magnitude = twice < (1u << 27) ? subnormal : normal;
+    return (Floats)((bits & 0x80000000u) | (Words)magnitude);
+  }
+};
+
 // A row of `count` numbers as vectors: the body, up to `body()`, in whole ones; the tail in one more, which overlaps
 // the body and has zeros there. Short loops, such as 49 positions of a 7 x 7 map, cost no scalar rest this way.
 template <class T, int kBytes>
@@ -86,11 +141,26 @@ class Row {
 
   WHYLIGHT_INLINE int64_t body() const { return count_ - count_ % kLanes; }
 
-  WHYLIGHT_INLINE Vector tail(const T* row) const {
-    if (count_ >= kLanes) return masked(S::load(row + count_ - kLanes));
-    Vector v{};
-    std::memcpy(&v, row, count_ * sizeof(T));
-    return v;
+  // The vector at p of the body; of T itself, or of 16-bit numbers where T is float.
+  template <class E>
+  static WHYLIGHT_INLINE Vector at(const E* row, int64_t p) {
+    if constexpr (std::is_same_v<E, T>) {
+      return S::load(row + p);
+    } else {
+      return Widen<kBytes>::load(row + p);
+    }
+  }
+
+  template <class E>
+  WHYLIGHT_INLINE Vector tail(const E* row) const {
+    if (count_ >= kLanes) return masked(at(row, count_ - kLanes));
+    if constexpr (std::is_same_v<E, T>) {
+      Vector v{};
+      std::memcpy(&v, row, count_ * sizeof(T));
+      return v;
+    } else {
+      return Widen<kBytes>::load(row, count_ * sizeof(E));
+    }
   }
 
   // Adds v to the tail, whatever v has outside it.
@@ -101,6 +171,16 @@ class Row {
     } else {
       Vector sum = tail(row) + v;
       std::memcpy(row, &sum, count_ * sizeof(T));
+    }
+  }
+
+  // Has the tail be v, whatever v has outside it.
+  WHYLIGHT_INLINE void put_tail(T* row, Vector v) const {
+    if (count_ >= kLanes) {
+      T* tail = row + count_ - kLanes;
+      S::store(tail, (Vector)(((typename S::Mask)v & mask_) | ((typename S::Mask)S::load(tail) & ~mask_)));
+    } else {
+      std::memcpy(row, &v, count_ * sizeof(T));
     }
   }
 
