@@ -62,7 +62,19 @@ def page() -> str:
         if section:
             title = f"[[{name}]]" if field.get("type") == "array" else f"[{name}]"
             parts += [f"\n## {title}\n", f"{section['description']}\n", *_table(schema, section["properties"], name)]
+            parts += _named_tables(schema, section["properties"], name)
     return "\n".join(parts) + "\n"
+
+
+def _named_tables(schema: dict[str, Any], fields: dict[str, Any], section: str) -> Iterator[str]:
+    """Give the settings that are tables by names of the operator's choice."""
+    for name, field in fields.items():
+        place = (field.get("additionalProperties") or {}).get("$ref")
+        if place:
+            found = schema["$defs"][place.rpartition("/")[2]]
+            yield f"\n### [{section}.{name}.NAME]\n"
+            yield f"{found['description']}\n"
+            yield from _table(schema, found["properties"], f"{section}.{name}")
 
 
 def _section(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,6 +102,8 @@ def _default(field: dict[str, Any]) -> str:
 
 
 def _type(field: dict[str, Any]) -> str:
+    if "type" not in field and not {"anyOf", "enum", "const"} & field.keys():
+        return "numbers, in lists"
     if "anyOf" in field:
         return " or ".join(_type(choice) for choice in field["anyOf"] if choice.get("type") != "null")
     if "enum" in field:
@@ -100,7 +114,13 @@ def _type(field: dict[str, Any]) -> str:
         return f"list of {len(field['prefixItems'])} {_type(field['prefixItems'][0])}s"
     if field["type"] == "array":
         return f"list of {_type(field['items'])}s"
-    words = {"integer": "integer", "number": "number", "string": "text", "boolean": "`true`, `false`"}
+    words = {
+        "object": "table",
+        "integer": "integer",
+        "number": "number",
+        "string": "text",
+        "boolean": "`true`, `false`",
+    }
     bounds = [
         f"{sign} {field[key]:,}".replace(",", " ")
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))

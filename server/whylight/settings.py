@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from whylight.engine.frames import FRAME_BYTES
 from whylight.limits import Limits
+from whylight.models.companion import Companion
 from whylight.models.config import ModelConfig
 
 if sys.version_info >= (3, 11):
@@ -288,7 +289,7 @@ def _fields_at(place: tuple[int | str, ...]) -> Iterable[str]:
     if not place:
         return Settings.model_fields
     if place[0] == "models":
-        return ModelConfig.model_fields
+        return Companion.model_fields if "companions" in place else ModelConfig.model_fields
     section = Settings.model_fields[str(place[0])].annotation
     return section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else ()
 
