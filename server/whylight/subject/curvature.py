@@ -67,7 +67,14 @@ def _twice(
         if not first.requires_grad:  # linear from here on
             continue
         again = turn + 1 < len(turns)
-        (second,) = torch.autograd.grad(first, leaf, leaf.detach(), retain_graph=again, allow_unused=True)
+        try:
+            (second,) = torch.autograd.grad(first, leaf, leaf.detach(), retain_graph=again, allow_unused=True)
+        except RuntimeError as error:
+            if "is not implemented" not in str(error):
+                raise
+            raise Unsupported(
+                f"the network behind this layer cannot be differentiated twice: {error}", field="options.layer"
+            ) from error
         if second is not None:
             products[places] = second[rows]
     return gradients, products
