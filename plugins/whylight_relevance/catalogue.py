@@ -55,6 +55,15 @@ PRODUCTS = functions("mul", "mul_", "multiply", "multiply_") | {
     torch.Tensor.__imul__,
 }
 QUOTIENTS = functions("div", "div_", "divide", "true_divide") | {torch.Tensor.__truediv__, torch.Tensor.__itruediv__}
+AFFINE = (
+    PRODUCTS
+    | QUOTIENTS
+    | functions("add", "add_", "sub", "sub_", "subtract")
+    | {torch.Tensor.__add__, torch.Tensor.__radd__, torch.Tensor.__iadd__}
+    | {torch.Tensor.__sub__, torch.Tensor.__rsub__, torch.Tensor.__isub__}
+)
+"""Functions that shift and scale, as models do with their input."""
+
 MATRIX_PRODUCTS = functions("matmul", "bmm", "mm", "einsum") | {torch.Tensor.__matmul__, torch.Tensor.__rmatmul__}
 SOFTMAX = functions("softmax")
 ATTENTION = functions("scaled_dot_product_attention")

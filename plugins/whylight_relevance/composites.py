@@ -27,6 +27,12 @@ class Composite:
     weightless: float = STABILISER
     named: tuple[tuple[str, Rule], ...] = ()
 
+    @property
+    def needs_bounds(self) -> bool:
+        """Whether any rule asks between what bounds the model's input is."""
+        rules = (self.first_convolution, self.first_linear, *(rule for _, rule in self.named))
+        return any(isinstance(rule, ZBox) for rule in rules)
+
     def rule(self, layer: str, *, convolution: bool, first: bool) -> Rule:
         """Return the rule of a layer with weights."""
         named = self._named(layer)
@@ -49,7 +55,7 @@ class Composite:
 class Numbers:
     """The parameters of the rules that have any."""
 
-    epsilon: float = STABILISER
+    epsilon: float = 1e-6
     gamma: float = 0.25
     alpha: float = 2.0
     beta: float = 1.0

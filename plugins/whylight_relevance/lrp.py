@@ -102,12 +102,17 @@ def relevance(subject: whylight.Subject, batch: whylight.Batch, composite: Compo
 
     from whylight_relevance.propagation import Propagation
 
-    transform = subject.model.transform
+    bounds = _bounds(subject.model.transform) if composite.needs_bounds else None
+    maps = subject.input_gradients(batch, rule=Propagation(composite, bounds)).sum(1)
+    sums = torch.stack([one.sum() for one in maps])  # One by one: the order of adding must not depend on the batch.
+    scores = subject.scores(batch).to(sums.dtype)
+    return whylight.Maps(maps, {"conservation_ratio": torch.where(scores == 0, 1, sums / scores)})
+
+
+def _bounds(transform: whylight.Transform) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return what the model sees of black and of white, for each channel."""
     low, high = (
         tuple((whole / transform.scale - mean) / std for mean, std in zip(transform.mean, transform.std, strict=True))
         for whole in (0.0, 255.0)
     )
-    maps = subject.input_gradients(batch, rule=Propagation(composite, (low, high))).sum(1)
-    sums = torch.stack([one.sum() for one in maps])  # One by one: the order of adding must not depend on the batch.
-    scores = subject.scores(batch).to(sums.dtype)
-    return whylight.Maps(maps, {"conservation_ratio": torch.where(scores == 0, 1, sums / scores)})
+    return low, high

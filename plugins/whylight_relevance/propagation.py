@@ -7,7 +7,7 @@ that has no entry is refused as soon as it would carry a gradient.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,6 @@ from whylight_relevance.steps import (
     is_gate,
     layers_behind,
     node,
-    paddings_behind,
     passing,
 )
 
@@ -61,6 +60,14 @@ class Propagation(whylight.BackwardRule):
         function = call.function
         if function in catalogue.WRITTEN_IN_PYTHON:
             return call.descend()
+        bounds = [] if self.bounds is None else [self._bounds_of(carrier) for carrier in carriers]
+        result = self._result(call, carriers)
+        if self.bounds is not None:
+            self._keep_bounds(call, bounds, result)
+        return result
+
+    def _result(self, call: whylight.FunctionCall, carriers: list[Tensor]) -> Any:
+        function = call.function
         if function in catalogue.BATCH_NORM:
             return self._batch_norm(call)
         if function not in catalogue.HANDING_ON:
@@ -94,7 +101,34 @@ class Propagation(whylight.BackwardRule):
             call, function=catalogue.OUT_OF_PLACE.get(function, function), args=(written.clone(), *call.args[1:])
         )
         result: Tensor = written.copy_(way(self, changed))
+        if hasattr(result, _BOUNDS):
+            delattr(result, _BOUNDS)
         return result
+
+    def _bounds_of(self, input: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the lowest and highest values that a tensor may have, if it is the model's input in another shape."""
+        if self.bounds is None:
+            return None
+        if input.grad_fn is None and input.dim() > 1 and input.shape[1] == len(self.bounds[0]):
+            across = (1, -1, *(1,) * (input.dim() - 2))
+            low, high = (input.new_tensor(bound).view(across).expand_as(input) for bound in self.bounds)
+            return low, high
+        return getattr(input, _BOUNDS, None)
+
+    def _keep_bounds(
+        self, call: whylight.FunctionCall, bounds: list[tuple[Tensor, Tensor] | None], result: Any
+    ) -> None:
+        """Bring bounds along when the model's input is only moved, shifted or scaled."""
+        moved = call.function in catalogue.ROUTING or (call.function in catalogue.AFFINE and len(bounds) == 1)
+        if not moved or not isinstance(result, Tensor) or not all(bounds):
+            return
+        function = catalogue.OUT_OF_PLACE.get(call.function, call.function)
+        with torch.no_grad():
+            ends = [
+                function(*_with(iter([pair[end] for pair in bounds if pair]), call.args), **dict(call.kwargs))
+                for end in (0, 1)
+            ]
+        setattr(result, _BOUNDS, (torch.minimum(*ends), torch.maximum(*ends)))
 
     def _weighted(self, call: whylight.FunctionCall) -> Tensor:
         input, weight, bias = (call.argument(n, name) for n, name in enumerate(("input", "weight", "bias")))
@@ -111,7 +145,7 @@ class Propagation(whylight.BackwardRule):
         rule = self.composite.rule(call.layer, convolution=call.function not in catalogue.LINEAR, first=first)
         values = input.detach()
         weight, bias = weight.detach().to(values.dtype), None if bias is None else bias.detach().to(values.dtype)
-        bounds = self._bounds_of(input) if isinstance(rule, ZBox) and first else None
+        bounds = self._bounds_of(input) if isinstance(rule, ZBox) else None
         linear = LinearMap(compute, values, weight, bias, call.layer, bounds)
         plain = part(lambda leaf: compute(leaf, weight, bias), values) if rule.reuses else None
         with torch.no_grad():
@@ -121,26 +155,6 @@ class Propagation(whylight.BackwardRule):
         if call.function in catalogue.LINEAR:
             step.make_ready()  # While whatever makes the batch invariant is still there.
         return node(step, value, input)
-
-    def _bounds_of(self, input: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return the bounds of a layer's input `[1, C, h, w]`, if that is the model's, perhaps padded with zeros."""
-        paddings = paddings_behind(input.grad_fn) if input.requires_grad and input.grad_fn is not None else []
-        if self.bounds is None or paddings is None or input.shape[1] != len(self.bounds[0]):
-            return None
-        around = torch.zeros(input.dim() * 2, dtype=torch.long)
-        for padding in paddings:
-            around[: len(padding)] += torch.tensor(padding)
-        if bool((around < 0).any()) or bool((around[-4:] != 0).any()):
-            return None
-        inner = [size - int(around[2 * n] + around[2 * n + 1]) for n, size in enumerate(reversed(input.shape))][::-1]
-        low, high = (
-            torch.nn.functional.pad(
-                input.new_tensor(bound).view(1, -1, *(1,) * (input.dim() - 2)).expand(1, -1, *inner[2:]),
-                around.tolist()[: 2 * (input.dim() - 2)],
-            )
-            for bound in self.bounds
-        )
-        return low, high
 
     def _batch_norm(self, call: whylight.FunctionCall) -> Tensor:
         """Make the normalisation part of the layer before it; if there is none, it is an affine function of its own."""
@@ -168,6 +182,10 @@ class Propagation(whylight.BackwardRule):
         return node(Step(Proportional((affine,), epsilon)), affine.z.detach().clone(), input)
 
     def _proportional(self, call: whylight.FunctionCall) -> Tensor:
+        carriers = list(_carriers([*call.args, *call.kwargs.values()]))
+        before_all = call.function in catalogue.AFFINE and not any(is_behind_weights(one.grad_fn) for one in carriers)
+        if len(carriers) == 1 and before_all and self.composite.affine is None:
+            return passing(call_value(call), carriers[0])  # The model changes the units of its input.
         return proportional(call, self.composite.weightless)
 
     def _activation(self, call: whylight.FunctionCall) -> Tensor:
@@ -223,6 +241,20 @@ class Propagation(whylight.BackwardRule):
             call.argument(4, "eps", 1e-5),
             self.composite.weightless,
         )
+
+
+_BOUNDS = "whylight_relevance_bounds"
+
+
+def _with(bounds: Iterator[Tensor], arguments: Iterable[Any]) -> Iterator[Any]:
+    """Put bounds in the places of the tensors that they bound."""
+    for argument in arguments:
+        if isinstance(argument, Tensor) and argument.requires_grad:
+            yield next(bounds)
+        elif isinstance(argument, list | tuple) and any(True for _ in _carriers(argument)):
+            yield list(_with(bounds, argument))
+        else:
+            yield argument
 
 
 def call_value(call: whylight.FunctionCall) -> Callable[[], Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 import whylight
 from whylight_relevance.shares import Part, Proportional, Share, part
 
-STABILISER = 1e-6
+STABILISER = 1e-9
 """Added to denominators of rules that have no ε of their own, with their sign."""
 
 
@@ -75,7 +75,7 @@ class Rule(abc.ABC):
 class Epsilon(Rule):
     """LRP-ε: in proportion to the contributions, `z + ε sign(z)` below; with ε = 0, LRP-0."""
 
-    epsilon: float = STABILISER
+    epsilon: float = 1e-6
 
     def share(self, linear: LinearMap, plain: Part | None) -> Share:
         """See `Rule`."""
@@ -151,11 +151,11 @@ class ZBox(Rule):
         """
         if linear.bounds is None:
             raise whylight.Unsupported(
-                f"the box rule needs bounds of its input, and layer {linear.layer!r} does not take the model's input "
-                "as it is",
+                f"the box rule needs bounds of its input, and layer {linear.layer!r} takes something else than the "
+                "model's input",
                 field="options.composite",
             )
-        low, high = (bound.expand_as(linear.input).contiguous() for bound in linear.bounds)
+        low, high = linear.bounds
         parts = (
             linear.part(linear.input, linear.weight, None),
             linear.part(low, linear.weight.clamp(min=0), None, sign=-1.0),

@@ -136,21 +136,6 @@ def is_gate(graph: Any) -> bool:
     return False
 
 
-def paddings_behind(graph: Any) -> list[tuple[int, ...]] | None:
-    """Return the zeros put around the model's input to make the value of a node, the last ones first.
-
-    None if something else was done to it.
-    """
-    paddings: list[tuple[int, ...]] = []
-    while type(graph).__name__ != "AccumulateGrad":
-        if type(graph).__name__ == "ConstantPadNdBackward0":
-            paddings.append(tuple(graph._saved_pad))
-        elif graph is None or not _hands_rows_on(graph):
-            return None
-        graph = graph.next_functions[0][0]
-    return paddings
-
-
 def _hands_rows_on(graph: Any) -> bool:
     """Whether a node takes whole rows of its inputs as they are."""
     name = type(graph).__name__
