@@ -44,7 +44,7 @@ fi
 [[ $(basename "$wheel") == *-cp310-abi3-* ]] || { echo "$wheel is no abi3 wheel" >&2; exit 1; }
 libraries=$("$PYTHON" -m zipfile --list "$wheel" | awk '$1 ~ /\.so$/ {print $1}')
 [[ $libraries == whylight/_C.abi3.so ]] || { echo "the wheel holds '$libraries', not one extension" >&2; exit 1; }
-echo "wheel: $(basename "$wheel"), commit $(git rev-parse --short HEAD)"
+echo "wheel: $(basename "$wheel"); tests of commit $(git rev-parse --short HEAD)"
 
 tests=()
 for name in extension cam_pool cam_render colour gram tv_loss; do

@@ -289,7 +289,8 @@ def test_fake_tensors_have_the_shapes_and_dtypes_of_real_ones(layout):
     real, _ = run("cpu")
     with FakeTensorMode():
         assert run("cpu") == (real, {"cpu"})
-        assert run("cuda") == (real, {"cuda"})
+        if torch.backends.cuda.is_built():  # without CUDA, torch indexes no fake CUDA tensors
+            assert run("cuda") == (real, {"cuda"})
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
