@@ -1,12 +1,15 @@
-"""Numbers as a value: an array that cannot change, can be compared and is a key; knows no torch and no meaning."""
+"""Numbers as a value: an array that cannot change, can be compared and is a key; knows no torch and no meaning.
+
+Imports NumPy when it is used: the command line reads targets without it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -20,9 +23,13 @@ class FrozenArray:
     @classmethod
     def of(cls, array: npt.ArrayLike) -> FrozenArray:
         """Return the numbers of anything that NumPy reads as an array."""
+        import numpy as np
+
         read = np.asarray(array)
         return cls(read.dtype.name, read.shape, read.astype(read.dtype.newbyteorder("<"), copy=False).tobytes())
 
     def numpy(self) -> npt.NDArray[Any]:
         """Return the numbers, read-only, without a copy."""
+        import numpy as np
+
         return np.frombuffer(self.data, np.dtype(self.dtype).newbyteorder("<")).reshape(self.shape)

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from whylight.errors import InvalidInput
 from whylight.frozen_array import FrozenArray
 
@@ -113,6 +111,8 @@ class Region:
     def __post_init__(self) -> None:
         _check_box((self.left, self.top, self.right, self.bottom), "region")
         if self.mask is not None:
+            import numpy as np
+
             given = self.mask.numpy() if isinstance(self.mask, FrozenArray) else np.asarray(self.mask)
             if given.ndim != 2 or not 0 < given.size <= MASK_ELEMENTS:
                 raise _invalid(
@@ -177,6 +177,8 @@ class Similarity:
                     f"{os.fspath(image)}: {error.strerror}", reason="IMAGE_UNREADABLE", field="similarity.image"
                 ) from None
         elif image is not None and not isinstance(image, bytes | FrozenArray):
+            import numpy as np
+
             if not isinstance(image, np.ndarray):
                 raise _invalid(
                     f"a reference is a path, bytes or an array, not {type(image).__name__}", "similarity.image"
@@ -252,6 +254,8 @@ def _check_box(edges: tuple[float, float, float, float], what: str) -> None:
 
 
 def _embedding(given: npt.ArrayLike | Sequence[float] | FrozenArray) -> FrozenArray:
+    import numpy as np
+
     numbers = given.numpy() if isinstance(given, FrozenArray) else np.asarray(given)
     if numbers.ndim != 1 or not 0 < numbers.size <= EMBEDDING_ELEMENTS or numbers.dtype.kind not in "iuf":
         raise _invalid(

@@ -97,6 +97,28 @@ async def test_a_bad_input_fails_alone_and_in_its_place(served: Served):
     assert [len(work.inputs) for work in served.engine.works] == [2]
 
 
+async def test_a_companion_that_is_no_tensor_fails_its_input(served: Served):
+    sent = request(classes=(0, 1))
+    sent.inputs[1].companions["question"].CopyFrom(v1.Tensor(dtype=v1.DATA_TYPE_INT64, shape=[2], data=b"1234"))
+    answer = await stub(served).Explain(sent)
+    assert answer.results[0].WhichOneof("outcome") == "explained"
+    error = answer.results[1].error
+    assert (error.reason, error.violations[0].field) == ("TENSOR_INVALID", "inputs[1].companions[question].data")
+
+
+async def test_targets_are_not_multiplied_beyond_a_message():
+    """The request's own targets are copied into each input: a few megabytes must not become gigabytes."""
+    async with serving(limits={"message_bytes": 2**20}, batching={"max_batch_bytes": 2**20}) as served:
+        sent = request(classes=(0,) * 8)
+        for item in sent.inputs:
+            item.ClearField("targets")
+        sent.targets.add(similarity=v1.Similarity(image=b"x" * 100_000))
+        assert len((await stub(served).Explain(sent)).results) == 8
+        sent.targets.add(similarity=v1.Similarity(image=b"y" * 100_000))
+        failure = await failure_of(stub(served).Explain(sent))
+        assert (failure.reason, failure.fields) == ("REQUEST_TOO_LARGE", ["targets"])
+
+
 async def test_when_every_input_is_bad_the_engine_is_not_asked(served: Served):
     answer = await stub(served).Explain(v1.ExplainRequest(methods=[v1.MethodCall(name="cam")], inputs=[v1.Input()]))
     assert answer.results[0].error.reason == "REQUEST_INVALID"
