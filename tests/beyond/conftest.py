@@ -16,7 +16,7 @@ import beyond_models as nets
 import whylight
 from whylight.models import ModelConfig, open_model
 from whylight.models.source import PythonSource
-from whylight.testing.server import running_server
+from whylight.testing.server import RunningServer, running_server
 
 FULLY_CONVOLUTIONAL = {
     "name": "segmenter",
@@ -52,17 +52,23 @@ def captioner(trained) -> whylight.Model:
 
 
 @pytest.fixture(scope="session")
-def client(trained) -> Iterator[whylight.Client]:
-    """A client of a server in a process of its own that serves all of them."""
+def server(trained) -> Iterator[RunningServer]:
+    """A server in a process of its own that serves all of them."""
     models = [*(config(name, path) for name, path in trained.items()), FULLY_CONVOLUTIONAL, DETECTOR, ENCODER]
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     try:
         worker = {"devices": ["cpu"], "threads": 1}
-        with running_server(models=models, worker=worker) as server, whylight.Client(server.address) as connected:
-            yield connected
+        with running_server(models=models, worker=worker) as running:
+            yield running
     finally:
         if before is None:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="session")
+def client(server) -> Iterator[whylight.Client]:
+    with whylight.Client(server.address) as connected:
+        yield connected

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import beyond_models as nets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import whylight
 from whylight.client import Input
@@ -161,3 +168,22 @@ def test_bf16_and_compiled_models_take_companions(answerer, trained, held_out):
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, wide, rtol=0.1, atol=0.5)
     assert (scores.argmax(1) == wide.argmax(1)).float().mean() >= 0.9
+
+
+def test_the_command_line_asks_here_and_there(server, held_out, tmp_path):
+    images, _ = held_out
+    Image.fromarray(images[0]).save(tmp_path / "digits.png")
+    environment = os.environ | {"PYTHONPATH": str(Path(nets.__file__).parent)}
+    asked = ["explain", "digits.png", "-M", "saliency", "--companion", f"question={question(1).tolist()}", "--json"]
+
+    def answer(*further: str) -> dict:
+        command = [sys.executable, "-m", "whylight", *asked, *further]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(done.stdout)["results"]
+        return found
+
+    there = answer("-m", "answerer", "--server", server.address, "-t", "contrast:3/5")
+    assert there["explanations"][0]["target_label"] == "3 rather than 5"
+    here = answer("-m", "python:beyond_models:answerer")
+    assert len(here["predictions"]) == 5

@@ -135,11 +135,16 @@ def as_json(answers: Sequence[Answer], saved: Mapping[tuple[int, int], Path]) ->
     return {"results": [_answer_as_json(answer, index, saved) for index, answer in enumerate(answers)]}
 
 
+_TARGET_TEXT = 80
+"""Characters of a target that a person is shown at most."""
+
+
 def target_text(explanation: Explanation) -> str:
     """Return a target as a person reads it: its label and index, or what it points at."""
     kind, value = next(iter(_target_as_json(explanation).items()))
     if kind != "class_index":
-        return f"{kind} {value}"
+        text = f"{kind} {value}"  # of a mask or an embedding, not all of it
+        return text if len(text) <= _TARGET_TEXT else f"{text[: _TARGET_TEXT - 1]}…"
     return f"{explanation.target_label} ({value})" if explanation.target_label else str(value)
 
 
