@@ -241,3 +241,11 @@ def test_relevance_of_a_neuron_and_of_a_region_sums_to_their_value():
     targets = [whylight.Neuron("features.4", 2), whylight.OutputIndex((3,))]
     ratio = run_method(LRP, model, INPUTS, targets, {"composite": "zero"}).checks["conservation_ratio"]
     torch.testing.assert_close(ratio, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+# torch.compile itself looks at .grad of a tensor that is not a leaf, when the scores are asked for.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_model_runs_uncompiled_and_gives_the_same():
+    compiled = wrap_module(relu_net(), compile=True)
+    given = run_method(LRP, compiled, INPUTS.float(), [0, 1]).maps
+    assert torch.equal(given, run_method(LRP, relu_net(), INPUTS.float(), [0, 1]).maps)
