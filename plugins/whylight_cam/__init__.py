@@ -1,10 +1,12 @@
-"""Class activation maps: the original, those weighted by gradients, by passes or by components, one file each."""
+"""Class activation maps, by gradients, by passes or by components, and maps of attention; one file each."""
 
 from __future__ import annotations
 
 import whylight
 from whylight_cam.ablation_cam import AblationCAM
+from whylight_cam.attention_rollout import AttentionRollout
 from whylight_cam.cam import CAM
+from whylight_cam.chefer import Chefer
 from whylight_cam.eigen_cam import EigenCAM
 from whylight_cam.finer_cam import FinerCAM
 from whylight_cam.grad_cam import GradCAM
@@ -33,4 +35,6 @@ def whylight_methods() -> list[type[whylight.Method]]:
         FinerCAM,
         ShapleyCAM,
         GuidedGradCAM,
+        AttentionRollout,
+        Chefer,
     ]

@@ -28,6 +28,7 @@ class Need(enum.Enum):
     GRADIENTS = "gradients"  # the target can be differentiated
     SPATIAL_LAYER = "spatial-layer"  # some layer gives maps [N, C, h, w], or tokens that lie on the picture
     RELU = "relu"  # some function or layer is ReLU
+    ATTENTION = "attention"  # every attention of the model is between the same tokens, which lie on the picture
     GAP_HEAD = "gap-head"  # maps -> global average pooling -> one linear layer -> class scores
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from whylight.errors import InvalidInput, NotFound
 from whylight.method import Need
+from whylight.models.attention import find_attention
 from whylight.models.companion import Companion
 from whylight.models.config import ModelConfig, Precision
 from whylight.models.detections import Boxes, is_listed, limit_of, packed
@@ -26,6 +27,7 @@ from whylight.models.survey import Survey
 from whylight.models.tokens import find_last_tokens
 from whylight.models.transform import Transform
 from whylight.models.weights import digest_of, load_weights, random_weights
+from whylight.subject.attention import FindAttention
 from whylight.subject.backward_rule import FindRelu, under
 from whylight.subject.gap_head import find_gap_head
 from whylight.subject.invariance import CountCalls, make_batch_invariant
@@ -214,8 +216,8 @@ def _build(
         raise InvalidInput(f"model {name!r} does not answer the same in channels_last", field="channels_last")
     bare = own_copy(module) if compiled else None
     install_hooks(module)
-    survey, counter, relu = Survey(), CountCalls(), FindRelu()
-    with torch.no_grad(), watching(survey), counter, under(relu, ()):
+    survey, counter, relu, attention = Survey(), CountCalls(), FindRelu(), FindAttention()
+    with torch.no_grad(), watching(survey), counter, under(relu, ()), under(attention, ()):
         raw = module(example.to(memory_format=torch.channels_last) if turned else example, **beside)
     limit = limit_of(module) if output is None and is_listed(raw) else 0
     answer = packed(raw, limit, size) if limit else select(raw, output)
@@ -261,6 +263,8 @@ def _build(
         compiled_from=bare,
         functional=functional,
     )
+    if attention.found:
+        model.attention = find_attention(model, example)
     _examine(model, example, relu=relu.found)
     return model
 
@@ -324,6 +328,8 @@ def _examine(model: Model, example: Tensor, *, relu: bool) -> None:
         model.last_tokens = find_last_tokens(model, example)
     if model.last_tokens is not None:
         needs.add(Need.SPATIAL_LAYER)
+    if model.attention is not None:
+        needs.add(Need.ATTENTION)
     if model.head is not None:
         needs.add(Need.GAP_HEAD)
     model.capabilities = frozenset(needs)

@@ -28,6 +28,7 @@ from whylight.models.transform import Transform
 from whylight.options import LAST_SPATIAL
 from whylight.subject.aim import LATENT, OUTPUT, aim_at
 from whylight.subject.altered import shares_head
+from whylight.subject.attention import AttentionForm
 from whylight.subject.backward_rule import BackwardRule, under
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
@@ -113,6 +114,7 @@ class Model:
     functional: bool = False
     head: GapHead | None = None
     last_tokens: str | None = None
+    attention: AttentionForm | None = None
     capabilities: frozenset[Need] = frozenset()
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
     _compiled: dict[frozenset[str], Callable[..., Any]] = field(init=False, repr=False, default_factory=dict)

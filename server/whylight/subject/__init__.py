@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whylight.subject.altered import Altered
+    from whylight.subject.attention import Attended
     from whylight.subject.backward_rule import BackwardRule, FunctionCall
     from whylight.subject.cancel import CancelToken
     from whylight.subject.gap_head import GapHead
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Altered": "altered",
+    "Attended": "attention",
     "BackwardRule": "backward_rule",
     "CancelToken": "cancel",
     "DeconvnetRelu": "relu_rules",
@@ -29,6 +31,7 @@ _HOMES = {
 
 __all__ = [
     "Altered",
+    "Attended",
     "BackwardRule",
     "CancelToken",
     "DeconvnetRelu",

@@ -32,14 +32,7 @@ def pull_back(
     result = leaf.new_empty((len(aimed), *leaf.shape[1:]))
     for turn, numbers in enumerate(turns):
         cancel.check()
-        cotangents: dict[str, Tensor] = {}
-        for number in numbers:
-            aim, row = aimed[number]
-            source = sources[aim.source]
-            _require_dependence(source)
-            if aim.source not in cotangents:
-                cotangents[aim.source] = torch.zeros_like(source)
-            aim.seed(cotangents[aim.source][row], source[row].detach())
+        cotangents = cotangents_of(sources, [aimed[number] for number in numbers])
         if rule is not None:
             cotangents = {name: rule.seed(one, sources[name].detach()) for name, one in cotangents.items()}
         (gradient,) = torch.autograd.grad(
@@ -56,6 +49,22 @@ def pull_back(
         rows = torch.tensor([aimed[number][1] for number in numbers], device=leaf.device)
         result[torch.tensor(numbers, device=leaf.device)] = gradient[rows]
     return result
+
+
+def cotangents_of(sources: Mapping[str, Tensor], aimed: Sequence[tuple[Aim, int]]) -> dict[str, Tensor]:
+    """Return what goes back from each source that aims point into: their derivative at it, 0 where none points.
+
+    Raises:
+        Unsupported: a source does not depend on what gradients are wanted at (reason TARGET_UNSUPPORTED).
+    """
+    cotangents: dict[str, Tensor] = {}
+    for aim, row in aimed:
+        source = sources[aim.source]
+        _require_dependence(source)
+        if aim.source not in cotangents:
+            cotangents[aim.source] = torch.zeros_like(source)
+        aim.seed(cotangents[aim.source][row], source[row].detach())
+    return cotangents
 
 
 def rounds(aimed: Sequence[tuple[Aim, int]]) -> list[list[int]]:

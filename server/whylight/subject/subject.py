@@ -24,6 +24,7 @@ from whylight.subject.altered import (
     rows_per_pass,
     values_of,
 )
+from whylight.subject.attention import Attended, attention_gradients, attentions
 from whylight.subject.backward_rule import BackwardRule
 from whylight.subject.cancel import CancelToken
 from whylight.subject.curvature import layer_hessian_products
@@ -158,6 +159,28 @@ class Subject:
     def input_gradients(self, batch: Batch, *, rule: BackwardRule | None = None) -> Tensor:
         """Return the gradient of each target at its input, `[M, C, H, W]`, under `rule` if there is one."""
         return self._gradients(batch, INPUT, rule)[1]
+
+    def attentions(self, batch: Batch) -> Iterator[Attended]:
+        """Yield the attention of the inputs, as many at a time as memory allows, in order, without a graph.
+
+        Matrices are large (12 layers of ViT-B/16 are 22 MB for each input), so they are not remembered: fold them as
+        they come.
+
+        Raises:
+            Unsupported: the model has no attention between all tokens of the picture (`Need.ATTENTION`).
+        """
+        return attentions(self, batch)
+
+    def attention_gradients(self, batch: Batch) -> Iterator[Attended]:
+        """Yield the attention of the targets and the gradient of each target there, some targets at a time.
+
+        Each input runs forward once, whatever number of targets it has. Targets come in any order: see
+        `Attended.numbers`.
+
+        Raises:
+            Unsupported: as `attentions`, or a target does not depend on attention.
+        """
+        return attention_gradients(self, batch)
 
     def gap_head(self, layer: str | None = None) -> GapHead | None:
         """Return the closed form of the head, if the model ends so; with `layer`, only if it begins right behind it."""

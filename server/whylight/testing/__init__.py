@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from whylight.testing.fingerprints import fingerprint
     from whylight.testing.making import run_inspection, run_synthesis
     from whylight.testing.method_tests import MethodTests
-    from whylight.testing.networks import conv_gap_net, functional_relu_net, relu_net, tuple_output_net
+    from whylight.testing.networks import conv_gap_net, functional_relu_net, relu_net, tiny_vit, tuple_output_net
     from whylight.testing.running import run_method
 
 _HOMES = {
@@ -31,6 +31,7 @@ _HOMES = {
     "run_inspection": "making",
     "run_method": "running",
     "run_synthesis": "making",
+    "tiny_vit": "networks",
     "tuple_output_net": "networks",
 }
 
@@ -43,6 +44,7 @@ __all__ = [
     "run_inspection",
     "run_method",
     "run_synthesis",
+    "tiny_vit",
     "tuple_output_net",
 ]
 

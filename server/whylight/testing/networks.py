@@ -93,6 +93,57 @@ class TupleOutputNet(ConvGapNet):
         return self.head(pooled), pooled
 
 
+class TinyViT(nn.Module):
+    """A vision transformer: patches of 8 x 8, a class token, two blocks of attention with two heads.
+
+    `fused`: attention by `F.scaled_dot_product_attention`, otherwise by a softmax between two products.
+    """
+
+    def __init__(self, *, fused: bool, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 8, stride=8)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.5)
+        self.positions = nn.Parameter(torch.randn(1, width, 4, 4) * 0.5)
+        self.blocks = nn.ModuleList(_Block(width, fused) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the scores `[N, 5]`."""
+        maps = self.patches(inputs)
+        tokens = (maps + F.interpolate(self.positions, maps.shape[2:], mode="bilinear")).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        scores: Tensor = self.head(self.norm(tokens)[:, 0])
+        return scores
+
+
+class _Block(nn.Module):
+    """Attention of two heads and a perceptron, each behind a normalisation and beside a skip."""
+
+    def __init__(self, width: int, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the tokens `[N, T, width]` behind the block."""
+        count, length, width = tokens.shape
+        query, key, value = self.qkv(self.norm1(tokens)).view(count, length, 3, 2, -1).permute(2, 0, 3, 1, 4)
+        if self.fused:
+            attended = F.scaled_dot_product_attention(query, key, value)
+        else:
+            attended = (query @ key.transpose(-2, -1) * (width // 2) ** -0.5).softmax(-1) @ value
+        tokens = tokens + self.proj(attended.transpose(1, 2).reshape(count, length, width))
+        further: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return further
+
+
 def conv_gap_net(seed: int = 0) -> ConvGapNet:
     """Return a `ConvGapNet` in eval mode."""
     return _seeded(ConvGapNet, seed)
@@ -111,6 +162,11 @@ def functional_relu_net(seed: int = 0) -> FunctionalReluNet:
 def tuple_output_net(seed: int = 0) -> TupleOutputNet:
     """Return a `TupleOutputNet` in eval mode; its model needs ``output="0"``."""
     return _seeded(TupleOutputNet, seed)
+
+
+def tiny_vit(seed: int = 0, *, fused: bool = True) -> TinyViT:
+    """Return a `TinyViT` in eval mode."""
+    return _seeded(lambda: TinyViT(fused=fused), seed)
 
 
 def _seeded(make: Callable[[], Net], seed: int) -> Net:
