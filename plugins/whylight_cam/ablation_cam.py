@@ -24,7 +24,12 @@ class AblationCAM(LayerMap):
     least activation is not 0 is set 1e7 below it, as that library does, not to 0.
 
     Costs one pass for each channel, but only from the layer on: at a last layer little, at an early one as much as
-    Score-CAM. Use it where gradients vanish. Channels that stand in for one another all get small weights.
+    Score-CAM.
+
+    Use it where gradients vanish, or cannot be had, and at the last layer, where it is cheap.
+
+    Avoid it for classes whose score is negative, whose map is that of the evidence against them, and where channels
+    stand in for one another: without one of them little is lost, so all of them get small weights.
     """
 
     name = "ablation-cam"

@@ -43,9 +43,13 @@ class AttentionRollout(whylight.Attribution):
     entries of the fused matrix becomes 0, but for the class token's attention to itself. Rows are divided by their own
     sums here, for every input of a batch; there, columns are, and only the first input discards.
 
-    The same map for every class: it says where the model gathers from, not what speaks for an answer, and values and
-    perceptrons do not count. Use it for a quick look without gradients; `chefer` tells classes apart. Deep models mix
-    tokens so much that the rollout grows flat: then "max" with a high `discard_ratio` shows more.
+    Costs one pass, without gradients.
+
+    Use it for a quick look at where a transformer gathers from. Deep models mix tokens so much that the rollout grows
+    flat: then `head_fusion` "max" with a high `discard_ratio` shows more.
+
+    Avoid it to ask why: it is the same map for every class, and values and perceptrons do not count (chefer tells
+    classes apart).
     """
 
     name = "attention-rollout"

@@ -25,6 +25,11 @@ class CAM(whylight.Attribution):
 
     `Σ_k w_k A_k`, without a ReLU: before the bias, and up to the number of positions, its sum is the class's score.
     It is Grad-CAM before its ReLU times that number of positions.
+
+    Use it for networks that end in global average pooling and one linear layer: nothing is approximated, and no
+    gradient is needed.
+
+    Avoid it for all others, which are refused: grad-cam is its generalisation to any network and any layer.
     """
 
     name = "cam"

@@ -21,10 +21,13 @@ class Chefer(whylight.Attribution):
     averaged (each patch then also gets the same share of its own). Registers and class tokens have no place on the
     map.
 
-    Tells classes apart, and explains neurons and other targets behind attention too. Costs one pass there and one back
-    for each target. Use it for transformers in place of Grad-CAM; where no value of `A` speaks for the target, as for
-    classes that the model excludes, the map is faint and means little. Windows, as of Swin, have no such matrices:
-    there, use the CAM methods.
+    Costs one pass there and one back for each target.
+
+    Use it for transformers in place of Grad-CAM: it tells classes apart, and explains neurons and other targets behind
+    attention too.
+
+    Avoid it where no value of `A` speaks for the target, as for classes that the model excludes: the map is faint there
+    and means little. Windows, as of Swin, have no such matrices: there, use the CAM methods.
     """
 
     name = "chefer"

@@ -20,8 +20,11 @@ class EigenCAM(LayerMap):
     that it goes along with the layer's total activation: the sum over positions of the map times the sum over channels
     of `A` is not negative (and if it is 0, the map's first largest magnitude is positive).
 
-    Costs one pass, without gradients. It says what the layer sees, not why the answer is this class: use it for a
-    quick look at where the objects are, never to compare classes.
+    Costs one pass, without gradients.
+
+    Use it for a quick look at where the objects are, whatever they are.
+
+    Avoid it to ask why: it says what the layer sees, not why the answer is this class, and cannot compare classes.
     """
 
     name = "eigen-cam"

@@ -43,8 +43,12 @@ class FinerCAM(GradientMap):
     c in score, or those that are given. Under the profile "pytorch-grad-cam" references count by their probability p,
     which is differentiated too: `Σ_j p_j (y_c - α y_j) / (Σ_j p_j + 1e-9)`.
 
-    Costs a forward pass more than its scheme. Use it between look-alikes, such as breeds of dogs: plain maps of those
-    show the same animal. For one class against the rest of the world the plain method is enough.
+    Costs a forward pass more than its scheme.
+
+    Use it between look-alikes, such as breeds of dogs: plain maps of those show the same animal.
+
+    Avoid it for one class against the rest of the world, where the plain method is enough, and for targets that are not
+    classes, which are refused.
     """
 
     name = "finer-cam"

@@ -13,6 +13,10 @@ class GradCAMPlusPlus(ClassActivationMap):
     score, so the map changes with the scale of the score (unlike that of the other methods of this family). The profile
     "torchcam" follows that library's drawing only: its weights are not those of the paper. That of pytorch-grad-cam
     adds 1e-6 to the denominator.
+
+    Use it where a class is there several times, or where Grad-CAM covers only a part of a large object.
+
+    Avoid it to tell classes apart: evidence against a class has no weight, so that maps of two classes may look alike.
     """
 
     name = "grad-cam++"

@@ -31,9 +31,13 @@ class GuidedGradCAM(ClassActivationMap):
     the input, resized as the profile says: bilinearly, or to the nearest as captum does it by default. One number for
     each pixel: the largest magnitude of its channels, or with `reduce` "signed" their sum.
 
-    Costs Grad-CAM and one pass forward and back through the whole network. Use it to see which details count; the
-    details are those of guided backpropagation, which hardly looks at the upper layers, and only where they are shown
-    depends on the class: for the question where, Grad-CAM alone says it better. Needs ReLU somewhere.
+    Costs Grad-CAM and one pass forward and back through the whole network.
+
+    Use it to see which details count in the place where the class is.
+
+    Avoid it for the question where, which grad-cam answers better: the details are those of guided backpropagation,
+    which hardly looks at the upper layers, and only where they are shown depends on the class. A network without any
+    ReLU is refused.
     """
 
     name = "guided-grad-cam"

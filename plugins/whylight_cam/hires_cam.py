@@ -10,6 +10,11 @@ class HiResCAM(ClassActivationMap):
 
     `ReLU(Σ_k g_k A_k)`. Before the ReLU, and at a layer that feeds global average pooling and one linear layer, the map
     sums to the score less its bias.
+
+    Use it where the map must not show what the score does not depend on: places count by their own gradient.
+
+    Avoid it at layers far from the output, where gradients change from place to place and the map becomes speckled; at
+    a layer with global average pooling and one linear layer behind it, it is Grad-CAM.
     """
 
     name = "hires-cam"

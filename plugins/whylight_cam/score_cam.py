@@ -23,8 +23,13 @@ class ScoreCAM(LayerMap):
     weight; under the profiles of the libraries it gets that of an input of zeros, as there. Profiles also say how masks
     are made: "pytorch-grad-cam" interpolates with aligned corners, "torchcam" normalises before it interpolates.
 
-    Costs one pass forward for each channel, 512 and more in usual last layers: hundreds of Grad-CAMs. Use it where
-    gradients vanish or are noisy; with `top_k` a few dozen channels mostly give the same picture.
+    Costs one pass forward for each channel, 512 and more in usual last layers: hundreds of Grad-CAMs. With `top_k` a
+    few dozen channels mostly give the same picture.
+
+    Use it where gradients vanish or are noisy.
+
+    Avoid it where time counts, and where scores range widely: then one channel, often of the strongest object whatever
+    the class, is the whole map.
     """
 
     name = "score-cam"

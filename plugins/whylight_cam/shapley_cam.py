@@ -19,8 +19,11 @@ class ShapleyCAM(LayerMap):
     the activations. Where the network goes on piecewise linearly from the layer (ReLU, pooling, linear layers) `H` is 0
     and the map is Grad-CAM's; it differs with SiLU, GELU, hardswish, gates, attention and normalised outputs.
 
-    Costs a pass forward, one back, and the derivative of that one: three times Grad-CAM at the same layer. Use it at
-    layers with a curved network behind them, and with targets such as probabilities.
+    Costs a pass forward, one back, and the derivative of that one: three times Grad-CAM at the same layer.
+
+    Use it at layers with a curved network behind them, and with targets such as probabilities.
+
+    Avoid it at the last layer of a network that goes on with pooling and a linear layer: there it is Grad-CAM.
     """
 
     name = "shapley-cam"

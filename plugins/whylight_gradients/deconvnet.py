@@ -13,10 +13,14 @@ class Deconvnet(GradientMap):
     maximum was (the switches of the paper), and convolutions are transposed, as in the derivative. Every way to call
     ReLU counts, and ReLU6 too; other activations keep their derivative. A network without any ReLU is refused.
 
+    Costs one pass forward and one back, as saliency.
+
     Use it to see what pattern a unit or a class stands for in this input, best from a unit in the middle of a network
-    with max pooling. In a network of ReLU without max pooling (ResNet behind its stem, EfficientNet-lite) nothing in it
-    depends on the input: every photo gets the same checkerboard of strides, and guided-backprop is what you want. It
-    hardly depends on the class. One pass forward and one back, as saliency.
+    with max pooling.
+
+    Avoid it to tell classes apart: it hardly depends on the class. In a network of ReLU without max pooling (ResNet
+    behind its stem, EfficientNet-lite) nothing in it depends on the input: every photo gets the same checkerboard of
+    strides, and guided-backprop is what you want.
     """
 
     name = "deconvnet"

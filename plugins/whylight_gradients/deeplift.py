@@ -32,14 +32,20 @@ class DeepLift(whylight.Attribution):
     `Σ_c (x_c − x'_c) m_c`. Input and baseline run side by side; on the way back each function of one number (ReLU,
     sigmoid, GELU …) has the multiplier `Δoutput / Δinput` (the rescale rule), max pooling sends differences to where
     the maxima were, and what is linear has its derivative. Beyond the paper, products of two activations (gates,
-    attention), softmax and layer normalisation are divided up so that nothing is lost. The map then sums to
-    `f(x) − f(x')`: the check "completeness_residual" is the map's sum minus that difference, near zero unless the
-    network has other functions that are not linear; "score_difference" is the difference. Modules used twice,
-    functions and in-place ReLU are all the same. Captum's DeepLift sees modules only, each once, and is wrong where
-    pooling windows overlap or a pooling follows an activation and the baseline has the larger maximum.
+    attention), softmax and layer normalisation are divided up so that nothing is lost. The map then sums to `f(x) −
+    f(x')`. Modules used twice, functions and in-place ReLU are all the same. Captum's DeepLift sees modules only, each
+    once, and is wrong where pooling windows overlap or a pooling follows an activation and the baseline has the larger
+    maximum.
 
-    Use it in place of integrated-gradients at a tenth of the cost: two rows forward and back, two more forward for the
-    checks. The choice of the baseline matters as much.
+    Its checks: "completeness_residual" is the map's sum minus `f(x) − f(x')`, near zero unless the network has other
+    functions that are not linear; "score_difference" is that difference.
+
+    Costs two rows forward and back, two more forward for the checks.
+
+    Use it in place of integrated-gradients, at a tenth of the cost.
+
+    Avoid it where no baseline means "nothing", for the choice matters as much as there, and where the residual is not
+    small.
     """
 
     name = "deeplift"

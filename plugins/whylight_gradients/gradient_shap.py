@@ -23,13 +23,18 @@ class GradientShap(Expected):
     """Gradient times way from many baselines to noisy copies of the input: approximate SHAP values of the pixels.
 
     `E Σ_c (z_c − x'_c) ∂y/∂x_c (x' + α (z − x'))`, `z = x + ε`, `ε ~ N(0, (noise · range of x)²)`, `α ~ U(0, 1)`, `x'`
-    from `baselines`: expected-gradients and smoothgrad in one, as in captum's GradientShap and shap's
-    GradientExplainer (with local smoothing). SHAP values of independent features, if the network were linear between
-    baseline and input; they sum to `f(x) − E f(x')` but for the noise and the error of drawing: the check
-    "completeness_residual" is the map's sum minus that difference, "score_difference" the difference.
+    from `baselines`: expected-gradients and smoothgrad in one, as in captum's GradientShap and shap's GradientExplainer
+    (with local smoothing). SHAP values of independent features, if the network were linear between baseline and input;
+    they sum to `f(x) − E f(x')` but for the noise and the error of drawing.
 
-    Use it for smoother maps than expected-gradients, and that where sums matter. `samples` passes forward and back, and
-    a pass forward for each baseline.
+    Its checks: "completeness_residual" is the map's sum minus `f(x) − E f(x')`, "score_difference" that difference.
+
+    Costs `samples` passes forward and back, and a pass forward for each baseline.
+
+    Use it for smoother maps than those of expected-gradients.
+
+    Avoid it where sums matter (expected-gradients), and as a measure of fair shares: neither is a network linear, nor
+    are pixels independent (kernel-shap, over superpixels).
     """
 
     name = "gradient-shap"

@@ -14,9 +14,12 @@ class GuidedBackprop(GradientMap):
     in a network with other activations as well (MobileNet-V3) those keep their derivative. A network without any ReLU
     is refused.
 
-    Use it to see which fine structures excite a network; use grad-cam, or the product of both, to tell classes apart:
-    this map hardly depends on the class, nor on the upper layers' weights (Adebayo et al. 2018). One pass forward and
-    one back, as saliency.
+    Costs one pass forward and one back, as saliency.
+
+    Use it to see which fine structures excite a network.
+
+    Avoid it to tell classes apart (grad-cam, or the product of both, guided-grad-cam): this map hardly depends on the
+    class, nor on the upper layers' weights (Adebayo et al. 2018).
     """
 
     name = "guided-backprop"

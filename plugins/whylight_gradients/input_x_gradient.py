@@ -16,6 +16,11 @@ class InputXGradient(whylight.Attribution):
     `Σ_c x_c ∂y/∂x_c`, the simple Taylor decomposition with its root point at 0 of the normalised units that the network
     sees: the mean colour of its training data, or black for a network that takes 0..1 as it is. In a network of linear
     layers without biases, ReLU and max pooling the map sums to the target.
+
+    Use it for a first, signed look at what speaks for the target and what against it, at the cost of a gradient.
+
+    Avoid it where the origin of the units means nothing, for what is 0 there gets nothing (taylor has other root
+    points), and in deep networks where shares must add up (deeplift, integrated-gradients, lrp).
     """
 
     name = "input-x-gradient"

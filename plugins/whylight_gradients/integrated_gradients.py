@@ -24,14 +24,19 @@ class IntegratedGradients(whylight.Attribution):
     """Gradient averaged on the straight way from a baseline to the input, times that way: shares of the score.
 
     `Σ_c (x_c − x'_c) ∫₀¹ ∂y/∂x_c (x' + α (x − x')) dα`. The map sums to `f(x) − f(x')`, but for the error of the sum
-    that stands for the integral: the check "completeness_residual" is the map's sum minus that difference,
-    "score_difference" the difference itself. Where the residual is more than a few per cent of the difference, take
-    more steps.
+    that stands for the integral. Captum's `riemann_trapezoid` has weights that sum to (n-1)/n, and its residual with
+    it; our "trapezoid" is the trapezoidal rule.
 
-    Use it where shares must add up; choose a baseline that the network answers with "nothing": what looks like the
-    baseline gets nothing (black objects, from black). The map is fine-grained; smoothgrad with this base smooths it.
-    `steps` passes forward and back, and one forward for the baseline. Captum's `riemann_trapezoid` has weights that sum
-    to (n-1)/n, and its residual with it; our "trapezoid" is the trapezoidal rule.
+    Its checks: "completeness_residual" is the map's sum minus `f(x) − f(x')`, "score_difference" that difference
+    itself. Where the residual is more than a few per cent of the difference, take more steps.
+
+    Costs `steps` passes forward and back, and one forward for the baseline.
+
+    Use it where shares must add up; choose a baseline that the network answers with "nothing". The map is fine-grained;
+    smoothgrad with this base smooths it.
+
+    Avoid it with a baseline that looks like the object: what looks like the baseline gets nothing (black objects, from
+    black).
     """
 
     name = "integrated-gradients"

@@ -12,6 +12,11 @@ class Saliency(GradientMap):
     draws it, or with `reduce` "signed" the sum over the channels, whose sign says whether brightening the pixel raises
     the target. Captum's Saliency keeps the channels apart; the largest of its channels is our "max", and with
     `abs=False` their sum our "signed".
+
+    Use it for what the answer is sensitive to, pixel by pixel, in any network, at the least cost.
+
+    Avoid it for what adds to the answer (integrated-gradients, lrp), and where speckle hides the picture (smoothgrad).
+    Much of it is edges, whatever the class.
     """
 
     name = "saliency"

@@ -27,12 +27,16 @@ class SmoothGrad(Noisy):
 
     `1/n Σ_k A(x + ε_k)`, `ε_k ~ N(0, (noise · range of x)²)`, taken for each colour channel, which are reduced at the
     end; `A` is `base`: saliency, guided-backprop, deconvnet, input-x-gradient (of the noisy copy), integrated-gradients
-    (from one baseline to each noisy copy). With `squared`, `1/n Σ_k A(x + ε_k)²`. Without noise it is the base.
+    (from one baseline to each noisy copy). With `squared`, `1/n Σ_k A(x + ε_k)²`. Without noise it is the base. An
+    input's noise comes from its seed: the same alone and in any batch. Captum's NoiseTunnel takes the deviation in the
+    input's units, ours is a part of the input's range, as in the paper.
 
-    Use it where a gradient map is too speckled to read; the noise blurs away what is finer than it, so try 0.05 to 0.2.
-    An input's noise comes from its seed: the same alone and in any batch. Captum's NoiseTunnel takes the deviation in
-    the input's units, ours is a part of the input's range, as in the paper. `samples` times the cost of the base; with
-    integrated-gradients that is `samples · steps` passes.
+    Costs `samples` times the base; with integrated-gradients that is `samples · steps` passes.
+
+    Use it where a gradient map is too speckled to read; try a `noise` of 0.05 to 0.2.
+
+    Avoid it for what is finer than the noise, which it blurs away, and where sums must be exact: they are those of
+    noisy copies.
     """
 
     name = "smoothgrad"

@@ -41,12 +41,17 @@ class Taylor(whylight.Attribution):
     """Difference of the input from a root point, times the gradient: what each pixel adds, to first order.
 
     `Σ_c (x_c − x̃_c) ∂y/∂x_c`, the gradient at `x` or, by option, at the root point `x̃`, where the target ought to be
-    zero. The check "root_score" is the target at `x̃`; "score_difference" is `f(x) − f(x̃)`, and "completeness_residual"
+    zero.
+
+    Its checks: "root_score" is the target at `x̃`; "score_difference" is `f(x) − f(x̃)`, and "completeness_residual"
     the map's sum minus that: what the first order leaves out, which for deep networks is much.
 
+    Costs a pass forward and one back, one forward for the root, and with `search` 12 more.
+
     Use it to ask "compared to what?": unlike input-x-gradient, a pixel that is as in the root point gets nothing,
-    whatever the units. Where shares must add up, take integrated-gradients or deeplift from the same baseline. A pass
-    forward and one back, one forward for the root, and with `search` 12 more.
+    whatever the units.
+
+    Avoid it where shares must add up: take integrated-gradients or deeplift from the same baseline.
     """
 
     name = "taylor"

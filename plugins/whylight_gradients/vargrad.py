@@ -19,8 +19,11 @@ class VarGrad(Noisy):
     `ε_k ~ N(0, (noise · range of x)²)`, as in smoothgrad. Without noise it is zero. The sum is Welford's, so that large
     means do not swallow small variances.
 
-    Use it to find edges and objects that a network looks at, whatever the sign; it has no sign and does not add up to
-    anything. `samples` times the cost of the base, as smoothgrad.
+    Costs `samples` times the base, as smoothgrad.
+
+    Use it to find edges and objects that a network looks at, whatever the sign.
+
+    Avoid it for evidence and for sums: it has no sign and does not add up to anything.
     """
 
     name = "vargrad"

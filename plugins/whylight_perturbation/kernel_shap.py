@@ -22,8 +22,15 @@ class KernelSHAP(whylight.Attribution):
     `min_φ Σ_z π(z) (f(x_z) − f(x_∅) − φ·z)²` with `Σ φ = f(x) − f(x_∅)` as a constraint that holds exactly, where `x_z`
     shows the superpixels of `z`, `x_∅` none, and `π(z) = (S − 1) / (C(S, |z|) |z| (S − |z|))`. With `2^S` samples or
     more every coalition is asked for and the values are exact; otherwise the sizes of most weight are complete and the
-    rest is drawn in pairs of complements, from the input's seed. A pixel gets the value of its superpixel. The check
-    "efficiency_residual" is `Σ φ − (f(x) − f(x_∅))`.
+    rest is drawn in pairs of complements, from the input's seed. A pixel gets the value of its superpixel.
+
+    Its check: "efficiency_residual" is `Σ φ − (f(x) − f(x_∅))`.
+
+    Use it for shares that add up and are fair by definition, of a few regions, from a model of which nothing is known
+    but its answers.
+
+    Avoid it for detail finer than a superpixel, and with few samples for many superpixels: the values then scatter from
+    seed to seed. Hidden regions are pictures that the model never saw in training, and `fill` says which.
     """
 
     name = "kernel-shap"

@@ -40,8 +40,15 @@ class LIME(whylight.Attribution):
 
     `min_β Σ_i π_i (f(x_i) − β_0 − β·z_i)² + α |β|²`, where `z_i` says which superpixels sample `i` shows, each with
     probability 1/2 (the first shows all); `π_i = exp(−d_i² / 2σ²)` with the cosine distance `d_i = 1 − √(|z_i| / S)`,
-    as in the authors' code for pictures. A pixel gets the coefficient of its superpixel. The check "surrogate_r2" is
-    the weighted R² of the linear model: far below 1, the coefficients say little of the network.
+    as in the authors' code for pictures. A pixel gets the coefficient of its superpixel.
+
+    Its check: "surrogate_r2" is the weighted R² of the linear model: far below 1, the coefficients say little of the
+    network.
+
+    Use it for a rough, readable answer in regions, from a model of which nothing is known but its answers.
+
+    Avoid it where the R² is low, where shares must add up (kernel-shap), and for detail finer than a superpixel.
+    Another segmentation or `fill` may give another answer: try two.
     """
 
     name = "lime"

@@ -51,8 +51,16 @@ class Occlusion(whylight.Attribution):
     `S(λ) = Σ_k (f(x) − f(x_k)) [λ in window k] / Σ_k [λ in window k]`, where `x_k` is the input with window `k` filled.
     Windows begin at every multiple of the stride; one that would reach beyond the right or lower edge is cut there, and
     a window larger than the input covers it all. This is captum's definition (its `Occlusion`, summed over the colour
-    channels); the paper shows the score itself instead of what it loses. All targets of an input share the runs. The
-    cost is the number of windows for an input of 224 x 224.
+    channels); the paper shows the score itself instead of what it loses.
+
+    Costs as many passes as there are windows; all targets of an input share them. The number given is that of an input
+    of 224 x 224.
+
+    Use it where the question is what happens without a region: nothing is assumed of the model, and the numbers are
+    score lost.
+
+    Avoid it for objects much larger than the window, of which enough is always left, or evidence that is there twice:
+    covering one of two helmets loses nothing. The filled window is itself something that the model sees.
     """
 
     name = "occlusion"

@@ -31,7 +31,15 @@ class RISE(whylight.Attribution):
     probability `p`, enlarged bilinearly to one cell more than the input, of which a window at a random place is taken.
     Hidden pixels go towards 0 of the normalised units, as in the authors' code: the mean colour of the training data,
     or black for a network that takes 0..1. `f` is the target's score, where the paper takes the class's probability.
-    Every input has masks of its own, from its seed; all its targets share them.
+    Every input has masks of its own, from its seed.
+
+    Costs `masks` passes; all targets of an input share them.
+
+    Use it for models of which nothing is known but their answers, where occlusion's single window is too small for the
+    object.
+
+    Avoid it with few masks, whose blotches look like evidence: below about 1000, ask with two seeds. Its contrast is
+    low where the score is high for any masked picture.
     """
 
     name = "rise"

@@ -23,10 +23,17 @@ class DeepTaylorOptions(whylight.Options):
 class DeepTaylor(whylight.Attribution):
     """Deep Taylor decomposition: z⁺ in every layer, and at the input the rule of its domain.
 
-    Each neuron's relevance is expanded at a root point where it vanishes, and its first-order terms go to the inputs:
-    inside a ReLU network this is the z⁺ rule without biases, for pixels the rule zᴮ of their box, for unbounded inputs
-    w². It is meant for targets with a positive value, whose relevance is nowhere negative; where the value is
-    negative, so is the map. The check "conservation_ratio" is the sum of the map over the target's value.
+    `R_i = Σ_j (x_i w_ij⁺ / Σ_k x_k w_kj⁺) R_j` in layers of ReLU networks: each neuron's relevance is expanded at a
+    root point where it vanishes, and its first-order terms go to the inputs. This is the z⁺ rule without biases; for
+    pixels it is the rule zᴮ of their box, for unbounded inputs w². It is meant for targets with a positive value, whose
+    relevance is nowhere negative; where the value is negative, so is the map.
+
+    Its check: "conservation_ratio" is the sum of the map over the target's value.
+
+    Use it for calm maps of where a ReLU network found what it answers.
+
+    Avoid it to tell classes apart, for without negative contributions maps of two classes are much alike (lrp with
+    'epsilon', grad-cam), and for evidence against a class, which it cannot show.
     """
 
     name = "deep-taylor"

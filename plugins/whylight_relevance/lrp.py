@@ -54,12 +54,22 @@ class LRPOptions(whylight.Options):
 class LRP(whylight.Attribution):
     """Layer-wise relevance propagation: the target's value, shared out backward among what contributed to it.
 
-    Each layer hands the relevance of its output to its inputs in proportion to what they contributed, by the rule that
-    the composite gives it; the map is the sum of a pixel's channels. Batch normalisation is merged into the layer
-    before it, activations let relevance through, maximum pooling gives all to the winner, sums and average pooling
-    share in proportion, products give all to the signal and none to its gate. A function that no rule covers is
-    refused, with its layer. The check "conservation_ratio" is the sum of the map over the target's value: 1 when
-    nothing went to biases or got lost to ε. The README of the package has the rules, and a notice on patents.
+    `R_i = Σ_j (z_ij / Σ_k z_kj) R_j`: each layer hands the relevance of its output to its inputs in proportion to
+    what they contributed, `z_ij = x_i w_ij` or what the rule that the composite gives the layer makes of it; the map is
+    the sum of a pixel's channels. Batch normalisation is merged into the layer before it, activations let relevance
+    through, maximum pooling gives all to the winner, sums and average pooling share in proportion, products give all to
+    the signal and none to its gate. A function that no rule covers is refused, with its layer. The README of the
+    package has the rules, and a notice on patents.
+
+    Its check: "conservation_ratio" is the sum of the map over the target's value: 1 when nothing went to biases or got
+    lost to ε.
+
+    Use it for signed maps that are finer than a layer's and calmer than gradients, and that tell how much of the target
+    went where: 'epsilon-plus' for convolutional networks, 'epsilon-gamma-box' for sharper ones.
+
+    Avoid it where the ratio is far from 1, as with large biases: the rest is unexplained. The z⁺ and flat rules make
+    maps calm and classes alike; where classes must be told apart, compare with 'epsilon' or grad-cam, or explain a
+    contrast.
     """
 
     name = "lrp"
