@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Synthesised,
         SynthesisTask,
     )
+    from whylight.metric import Curve, Explain, Measured, Metric
     from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
     from whylight.options import LAST_SPATIAL, Layer, Options, PlainOptions
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, PictureFormat, PictureOutput, PictureStyle
@@ -77,6 +78,7 @@ _HOMES = {
         "Synthesis",
         "SynthesisTask",
     ),
+    "metric": ("Curve", "Explain", "Measured", "Metric"),
     "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
     "options": ("LAST_SPATIAL", "Layer", "Options", "PlainOptions"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "MaskOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
@@ -118,8 +120,10 @@ __all__ = [
     "Client",
     "Companion",
     "Contrast",
+    "Curve",
     "DeconvnetRelu",
     "Detection",
+    "Explain",
     "Explained",
     "Explanation",
     "FunctionCall",
@@ -134,7 +138,9 @@ __all__ = [
     "MapOutput",
     "Maps",
     "MaskOutput",
+    "Measured",
     "Method",
+    "Metric",
     "Model",
     "ModelSource",
     "Need",

@@ -42,12 +42,37 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """What a metric's value is made of: `y` at each `x`."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How far a map can be trusted, as one metric says; `higher_is_better` tells which of two values is the better.
+
+    `seed` is set for stochastic metrics only; `compute_time`, in seconds, is shared by all inputs of the batch.
+    """
+
+    metric: str
+    metric_version: str
+    options: Mapping[str, Any]
+    value: float
+    higher_is_better: bool
+    curve: Curve | None = None
+    seed: int | None = None
+    compute_time: float = 0.0
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Why a model gave one answer, by one method.
 
     `map_min` and `map_max` are of the native map, behind the method's final ReLU and before normalisation; `checks`
     holds numbers by which to check the answer, such as a completeness residual; `seed` is set for stochastic methods
-    only.
+    only; `measurements` are what the metrics of an evaluation say of the map, in the order in which they were asked for.
     """
 
     method: str
@@ -62,6 +87,7 @@ class Explanation:
     checks: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
     execution: Execution = field(default_factory=Execution)
+    measurements: tuple[Measurement, ...] = ()
 
     def __getitem__(self, name: str) -> Artifact:
         for artifact in self.artifacts:

@@ -9,6 +9,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from whylight.method import Method
+    from whylight.metric import Metric
     from whylight.models.source import ModelSource
 
 PROJECT = "whylight"
@@ -42,5 +43,17 @@ class Hookspecs:
             @whylight.hookimpl
             def whylight_models():
                 return [TorchvisionSource]
+        """
+        return ()
+
+    @hookspec
+    def whylight_metrics(self) -> Iterable[type[Metric]]:
+        """Return metrics, which tell how far the maps of methods can be trusted.
+
+        Example::
+
+            @whylight.hookimpl
+            def whylight_metrics():
+                return [Insertion]
         """
         return ()

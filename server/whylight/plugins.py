@@ -15,7 +15,8 @@ import pluggy
 
 from whylight.hookspecs import PROJECT, Hookspecs
 from whylight.method import Attribution, Method, Need
-from whylight.options import Options
+from whylight.metric import Metric
+from whylight.options import Options, PlainOptions
 
 if TYPE_CHECKING:
     from whylight.models import ModelSource
@@ -46,6 +47,15 @@ class OfferedMethod:
     distribution: str
 
 
+@dataclass(frozen=True)
+class OfferedMetric:
+    """A metric that this server offers, and where it comes from; see `OfferedMethod`."""
+
+    metric: Metric
+    plugin: str
+    distribution: str
+
+
 @dataclass
 class PluginInfo:
     """One row of ``whylight plugins`` and of ListPlugins: what became of a plugin, why, and what it offers."""
@@ -57,6 +67,7 @@ class PluginInfo:
     error: str = ""
     methods: list[str] = field(default_factory=list)
     model_sources: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
 
     @property
     def source(self) -> str:
@@ -80,6 +91,7 @@ class Plugins:
         self.strict = strict
         self.infos: dict[str, PluginInfo] = {}
         self.methods: dict[str, OfferedMethod] = {}
+        self.metrics: dict[str, OfferedMetric] = {}
         self.sources: dict[str, type[ModelSource]] = {}
         self._owners: dict[tuple[str, str], PluginInfo] = {}
         self._manager = pluggy.PluginManager(PROJECT)
@@ -129,6 +141,9 @@ class Plugins:
             methods = {
                 method.name: method for method in self._check_methods(info, self._ask("whylight_methods", plugin))
             }
+            metrics = {
+                metric.name: metric for metric in self._check_metrics(info, self._ask("whylight_metrics", plugin))
+            }
             sources = {
                 source.scheme: source for source in self._check_sources(info, self._ask("whylight_models", plugin))
             }
@@ -137,11 +152,12 @@ class Plugins:
             raise
         for name, method in methods.items():
             self.methods[name] = OfferedMethod(method, info.name, info.source)
+        for name, metric in metrics.items():
+            self.metrics[name] = OfferedMetric(metric, info.name, info.source)
         self.sources.update(sources)
-        self._owners.update(
-            {("method", name): info for name in methods} | {("model source", name): info for name in sources}
-        )
-        info.methods, info.model_sources = sorted(methods), sorted(sources)
+        for kind, names in (("method", methods), ("metric", metrics), ("model source", sources)):
+            self._owners.update({(kind, name): info for name in names})
+        info.methods, info.metrics, info.model_sources = sorted(methods), sorted(metrics), sorted(sources)
 
     def _check_hooks(self, plugin: object) -> None:
         """Refuse hooks that the server does not have. pluggy would ignore them, and a misspelt hook be silent."""
@@ -173,6 +189,13 @@ class Plugins:
             method = _check_method(offer)
             self._check_free(info, "method", method.name, seen)
             yield method
+
+    def _check_metrics(self, info: PluginInfo, offers: Iterable[Any]) -> Iterator[Metric]:
+        seen: set[str] = set()
+        for offer in offers:
+            metric = _check_metric(offer)
+            self._check_free(info, "metric", metric.name, seen)
+            yield metric
 
     def _check_sources(self, info: PluginInfo, offers: Iterable[Any]) -> Iterator[type[ModelSource]]:
         seen: set[str] = set()
@@ -209,24 +232,39 @@ def _check_method(offer: Any) -> Method:
     label = offer.__qualname__
     if not issubclass(offer, Attribution):
         raise PluginError(f"{label} is not a whylight.Attribution, the kind of method that this server runs")
+    _check_words(offer, "grad-cam")
+    _check_options(offer, Options)
+    return offer()
+
+
+def _check_metric(offer: Any) -> Metric:
+    """Return an instance of the offered metric class, or say what is wrong with it."""
+    if not (inspect.isclass(offer) and issubclass(offer, Metric)):
+        raise PluginError(f"whylight_metrics gave {_show(offer)}, which is not a subclass of whylight.Metric")
+    _check_words(offer, "insertion")
+    _check_options(offer, PlainOptions)
+    return offer()
+
+
+def _check_words(offer: type[Method | Metric], example: str) -> None:
+    """Refuse an offer that does not say what it is called, what it does and what it needs."""
+    label = offer.__qualname__
     _check_concrete(offer)
     name = getattr(offer, "name", None)
     if not (isinstance(name, str) and _NAME.fullmatch(name)):
-        raise PluginError(f"{label}.name is {name!r}; a name is kebab-case, such as 'grad-cam'")
+        raise PluginError(f"{label}.name is {name!r}; a name is kebab-case, such as {example!r}")
     if not offer.summary():
         raise PluginError(f"{label} has no docstring; its first line is the summary that callers read")
     if not (isinstance(offer.version, str) and offer.version):
         raise PluginError(f"{label}.version is {offer.version!r}, not a string")
     if not (isinstance(offer.needs, frozenset) and all(isinstance(need, Need) for need in offer.needs)):
         raise PluginError(f"{label}.needs is {offer.needs!r}, not a frozenset of whylight.Need")
-    _check_options(offer)
-    return offer()
 
 
-def _check_options(method: type[Method]) -> None:
-    kind, label = method.Options, f"{method.__qualname__}.Options"
-    if not (inspect.isclass(kind) and issubclass(kind, Options)):
-        raise PluginError(f"{label} is {_show(kind)}, not a subclass of whylight.Options")
+def _check_options(offer: type[Method | Metric], base: type[PlainOptions]) -> None:
+    kind, label = offer.Options, f"{offer.__qualname__}.Options"
+    if not (inspect.isclass(kind) and issubclass(kind, base)):
+        raise PluginError(f"{label} is {_show(kind)}, not a subclass of whylight.{base.__name__}")
     if kind.model_config.get("extra") != "forbid" or not kind.model_config.get("frozen"):
         raise PluginError(f"{label} must keep extra='forbid' and frozen=True, so that a misspelt option is refused")
     try:
@@ -235,7 +273,7 @@ def _check_options(method: type[Method]) -> None:
     except Exception as error:
         raise PluginError(f"{label} has no JSON schema: {type(error).__name__}: {error}") from error
     if required:
-        raise PluginError(f"{label} gives no default for {', '.join(required)}; a method must run without options")
+        raise PluginError(f"{label} gives no default for {', '.join(required)}; it must run without options")
 
 
 def _check_source(offer: Any) -> type[ModelSource]:

@@ -47,7 +47,7 @@ BROKEN = {
     ),
     "unknownhook": (
         good("unknownhook") + "\n@whylight.hookimpl\ndef on_request(): return []\n",
-        "unknown hook 'on_request'; the hooks are whylight_methods, whylight_models",
+        "unknown hook 'on_request'; the hooks are whylight_methods, whylight_metrics, whylight_models",
     ),
     "raises": (
         "import whylight\n@whylight.hookimpl\ndef whylight_methods(): raise ZeroDivisionError('boom')\n",

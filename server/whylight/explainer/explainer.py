@@ -24,7 +24,7 @@ from whylight.explainer.plan import ExplanationPlan, PlannedMethod, make_plan, m
 from whylight.explainer.progress import Reporter, Watcher
 from whylight.explainer.references import with_embeddings
 from whylight.explainer.targets import check_targets, located
-from whylight.explanation import Execution, Explained, Explanation
+from whylight.explanation import Execution, Explained, Explanation, Measurement
 from whylight.limits import Limits
 from whylight.outputs import Output
 from whylight.render import render
@@ -33,7 +33,9 @@ from whylight.target import TOP_PREDICTION, ResolvedTarget, Target
 
 if TYPE_CHECKING:
     from whylight.models import Model
-    from whylight.plugins import OfferedMethod
+    from whylight.method import Batch
+    from whylight.plugins import OfferedMethod, OfferedMetric
+    from whylight.subject import Subject
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,10 @@ class _Failure:
 
 @dataclass(frozen=True)
 class _Made:
-    """What one method made of a batch, what it had not to compute for it, and how many seconds it took."""
+    """What one method made of a batch, what it had not to compute for it, and how many seconds it took.
+
+    `measured` has for each metric what it says of each target.
+    """
 
     planned: PlannedMethod
     index: int
@@ -56,6 +61,7 @@ class _Made:
     shared: tuple[str, ...]
     seconds: float
 
+    measured: Sequence[Sequence[Measurement]] = ()
 
 class Explainer:
     """Plans, decodes and explains, for the models and methods that it is given.
@@ -64,11 +70,17 @@ class Explainer:
     """
 
     def __init__(
-        self, models: Mapping[str, Model], methods: Mapping[str, OfferedMethod], *, limits: Limits | None = None
+        self,
+        models: Mapping[str, Model],
+        methods: Mapping[str, OfferedMethod],
+        metrics: Mapping[str, OfferedMetric] | None = None,
+        *,
+        limits: Limits | None = None,
     ) -> None:
         self.models = models
         self.methods = methods
         self.limits = limits or Limits()
+        self.metrics = metrics or {}
         self._encoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="whylight-encode")
 
     def plan(
@@ -89,8 +101,12 @@ class Explainer:
         outputs: tuple[Output, ...] = (),
         top_predictions: int = 5,
     ) -> ExplanationPlan:
-        """Check several methods with their options, to be run in this order; see `make_plan` for the errors."""
-        return make_plan(self.models, self.methods, model, calls, outputs, top_predictions)
+        metrics: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        """Check several methods with their options, to be run in this order, and the metrics that measure their maps.
+
+        See `make_plan` for the errors.
+        """
+        return make_plan(self.models, self.methods, model, calls, outputs, top_predictions, self.metrics, metrics)
 
     def decode(
         self,
@@ -113,9 +129,9 @@ class Explainer:
     ) -> list[Explained | WhylightError]:
         """Explain every input for each of its targets (none: the top prediction), and return what came of each.
 
-        `seeds` has, for each input, one for each method. The methods run one after the other over one subject, so that
-        what one has computed is there for the next. `watchers`, if there are any, has for each input who is told of its
-        progress.
+        `seeds` has, for each input, one for each method and then for each metric. The methods run one after the other
+        over one subject, so that what one has computed is there for the next. `watchers`, if there are any, has for
+        each input who is told of its progress.
 
         Nothing is raised for what an input, a target, a method or a lack of memory causes: it is that input's result.
         Inputs of one shape run together. When a batch fails, its inputs run one by one, so that only the guilty one
@@ -208,9 +224,10 @@ class Explainer:
                 if index == first:
                     resolved = subject.resolve(batch)
                     predictions = predict(plan, subject, batch)
-                ended = time.perf_counter()
-                made.append(_Made(planned, index, maps, shared, ended - started))
-                started = ended
+                seconds = time.perf_counter() - started
+                measured = self._measure(plan, jobs, subject, own, planned, maps)
+                made.append(_Made(planned, index, maps, shared, seconds, measured))
+                started = time.perf_counter()
             explanations: list[list[Explanation]] = [[] for _ in jobs]
             for one in made:
                 index = one.index
@@ -228,6 +245,26 @@ class Explainer:
         ]
 
     def _draw(
+    def _measure(
+        self,
+        plan: ExplanationPlan,
+        jobs: Sequence[Job],
+        subject: Subject,
+        batch: Batch,
+        planned: PlannedMethod,
+        maps: Attributed,
+    ) -> list[list[Measurement]]:
+        """Return what each metric of the plan says of the maps of one method."""
+        if not plan.metrics:
+            return []
+        measuring = Measuring(planned, plan.model, batch, maps.maps)
+        found = []
+        for metric in plan.metrics:
+            batch.cancel.check()
+            seeds = [job.seeds[len(plan.methods) + metric.index] for job in jobs]
+            found.append(measuring.measure(metric, subject, seeds))
+        return found
+
         self,
         plan: ExplanationPlan,
         jobs: Sequence[Job],
@@ -266,6 +303,7 @@ class Explainer:
                     seed=job.seeds[made.index] if planned.stochastic else None,
                     execution=replace(execution, decode_time=job.input.decode_time),
                 )
+                    measurements=tuple(measured[m] for measured in made.measured),
             )
 
     def _blame(self, plan: ExplanationPlan, job: Job, failure: _Failure) -> WhylightError:

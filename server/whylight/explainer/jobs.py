@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class Job:
     """One input, or a part of its targets or methods; `place` is its place in the caller's list.
 
-    `seeds` has one for each method of the plan; `methods` are the indices of those that are to run, `first_target` is
-    the index of the first of `targets` among those of the input, which are all there if the job is `whole`; `watcher`
-    is told of progress.
+    `seeds` has one for each method of the plan and then for each metric; `methods` are the indices of those that are to
+    run, `first_target` is the index of the first of `targets` among those of the input, which are all there if the job
+    is `whole`; `watcher` is told of progress.
     """
 
     place: int

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from whylight import ops
 from whylight.errors import InvalidInput, MethodFailed, NotFound, Unsupported, WhylightError
+from whylight.explainer.measuring import PlannedMetric, plan_metric
 from whylight.method import Attribution, Need, Presentation
 from whylight.options import Options, parse_options
 from whylight.outputs import Canvas, Output, PictureOutput, PictureStyle, check_outputs
@@ -19,7 +20,7 @@ from whylight.profile import PROFILES
 
 if TYPE_CHECKING:
     from whylight.models import Model
-    from whylight.plugins import OfferedMethod
+    from whylight.plugins import OfferedMethod, OfferedMetric
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,34 @@ class PlannedMethod:
 class ExplanationPlan:
     """What may be done to inputs of one model; inputs of one plan may share a batch.
 
-    The methods run one after the other over one batch, so that what they need in common is computed once.
+    The methods run one after the other over one batch, so that what they need in common is computed once; behind each
+    method the metrics measure its maps. A plan with metrics may be without outputs.
     """
 
     model: Model
     methods: tuple[PlannedMethod, ...]
     outputs: tuple[Output, ...]
     top_predictions: int
+    metrics: tuple[PlannedMetric, ...] = ()
 
     @property
     def cost(self) -> float:
-        """Model evaluations for one input with one target, by all methods."""
-        return sum(method.cost for method in self.methods)
+        """Model evaluations for one input with one target, by all methods and all metrics of each."""
+        return sum(self._with_metrics(method.cost) for method in self.methods)
 
     @property
     def cost_per_target(self) -> float:
-        """Model evaluations for each further target of an input, by all methods."""
-        return sum(method.cost_per_target for method in self.methods)
+        """Model evaluations for each further target of an input, by all methods and all metrics of each."""
+        return sum(self._with_metrics(method.cost_per_target) for method in self.methods)
+
+    @property
+    def stochastic(self) -> tuple[bool, ...]:
+        """Which of the methods, and then of the metrics, draw random numbers: each input has a seed for each."""
+        methods = tuple(method.stochastic for method in self.methods)
+        return methods + tuple(metric.metric.stochastic for metric in self.metrics)
+
+    def _with_metrics(self, cost: float) -> float:
+        return cost + sum(metric.cost_on(cost) for metric in self.metrics)
 
     @property
     def draws_on_seen(self) -> bool:
@@ -92,13 +104,16 @@ def make_plan(
     calls: Sequence[tuple[str, Mapping[str, Any]]],
     outputs: tuple[Output, ...],
     top_predictions: int,
+    offered_metrics: Mapping[str, OfferedMetric] | None = None,
+    measures: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> ExplanationPlan:
-    """Check everything that can be known before there is an input. Field paths are those of an ExplainRequest.
+    """Check everything that can be known before there is an input. Field paths are those of the request.
 
-    `calls` names methods and gives their options, in the order in which they are to run.
+    `calls` names methods and gives their options, in the order in which they are to run; `measures` does so for the
+    metrics of their maps. Without outputs there is one map, or with metrics none.
 
     Raises:
-        NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND, LAYER_NOT_FOUND.
+        NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND, METRIC_NOT_FOUND, LAYER_NOT_FOUND.
         InvalidInput: OPTION_INVALID, OUTPUT_INVALID, REQUEST_INVALID.
         Unsupported: METHOD_UNSUPPORTED, naming what the model lacks.
         MethodFailed: the plugin failed to say what the method costs or how its maps are shown.
@@ -110,12 +125,16 @@ def make_plan(
         raise InvalidInput("there are no methods; at least 1 is needed", field="methods")
     if top_predictions < 0:
         raise InvalidInput(f"{top_predictions} predictions are not possible", field="top_predictions")
-    outputs = check_outputs(outputs)
+    outputs = check_outputs(outputs) if outputs or not measures else ()
     planned = tuple(
         _planned(model, methods, name, options, outputs, f"methods[{index}]")
         for index, (name, options) in enumerate(calls)
     )
-    return ExplanationPlan(model, planned, outputs, top_predictions)
+    metrics = tuple(
+        plan_metric(model, offered_metrics or {}, name, options, index)
+        for index, (name, options) in enumerate(measures)
+    )
+    return ExplanationPlan(model, planned, outputs, top_predictions, metrics)
 
 
 def method_failed(offered: OfferedMethod, what: str) -> MethodFailed:

@@ -41,6 +41,9 @@ from whylight.target import Target
 COMPILED_SETS = 16
 """For how many sets of captured layers a model is compiled."""
 
+RANDOMISED = 4
+"""How many randomised copies a model keeps."""
+
 DTYPES: dict[Precision, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -119,6 +122,7 @@ class Model:
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
     _compiled: dict[frozenset[str], Callable[..., Any]] = field(init=False, repr=False, default_factory=dict)
     _shares_head: dict[str, bool] = field(init=False, repr=False, default_factory=dict)
+    _randomised: dict[tuple[int, int], Model] = field(init=False, repr=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -158,9 +162,21 @@ class Model:
 
         return is_batch_invariant(self)
 
-    def subject(self, cancel: CancelToken | None = None) -> Subject:
-        """Return the model as methods see it, for one batch."""
-        return Subject(self, cancel)
+
+    def randomised(self, seed: int, layers: int = 1) -> Model:
+        """Return a copy whose last `layers` layers with weights have random ones; see `whylight.models.randomised`.
+
+        Made once; the last few are kept. This model stays as it is, and the weights of all other layers are shared.
+        """
+        from whylight.models.randomised import randomised
+
+        key = (layers, seed)
+        with self._lock:
+            made = self._randomised.pop(key, None) or randomised(self, layers, seed)
+            self._randomised[key] = made
+            while len(self._randomised) > RANDOMISED:
+                del self._randomised[next(iter(self._randomised))]
+        return made
 
     def max_rows(self, gradients_at: str | None = None) -> int:
         """Return how many inputs may run at once under the memory budget, at least one.
