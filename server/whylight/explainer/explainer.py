@@ -20,6 +20,7 @@ from whylight.errors import Cancelled, InvalidInput, Overloaded, WhylightError
 from whylight.explainer.attribution import Attributed, attribute, batch_of, predict
 from whylight.explainer.inputs import answer_bytes, decode_input, target_bytes
 from whylight.explainer.jobs import Answers, Job, halves
+from whylight.explainer.measuring import Measuring
 from whylight.explainer.plan import ExplanationPlan, PlannedMethod, make_plan, method_failed
 from whylight.explainer.progress import Reporter, Watcher
 from whylight.explainer.references import with_embeddings

@@ -162,6 +162,9 @@ class Model:
 
         return is_batch_invariant(self)
 
+    def subject(self, cancel: CancelToken | None = None) -> Subject:
+        """Return the model as methods see it, for one batch."""
+        return Subject(self, cancel)
 
     def randomised(self, seed: int, layers: int = 1) -> Model:
         """Return a copy whose last `layers` layers with weights have random ones; see `whylight.models.randomised`.
