@@ -33,8 +33,8 @@ from whylight.subject import CancelToken
 from whylight.target import TOP_PREDICTION, ResolvedTarget, Target
 
 if TYPE_CHECKING:
-    from whylight.models import Model
     from whylight.method import Batch
+    from whylight.models import Model
     from whylight.plugins import OfferedMethod, OfferedMetric
     from whylight.subject import Subject
 
@@ -61,8 +61,8 @@ class _Made:
     maps: Attributed
     shared: tuple[str, ...]
     seconds: float
-
     measured: Sequence[Sequence[Measurement]] = ()
+
 
 class Explainer:
     """Plans, decodes and explains, for the models and methods that it is given.
@@ -80,8 +80,8 @@ class Explainer:
     ) -> None:
         self.models = models
         self.methods = methods
-        self.limits = limits or Limits()
         self.metrics = metrics or {}
+        self.limits = limits or Limits()
         self._encoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="whylight-encode")
 
     def plan(
@@ -101,8 +101,8 @@ class Explainer:
         calls: Sequence[tuple[str, Mapping[str, Any]]],
         outputs: tuple[Output, ...] = (),
         top_predictions: int = 5,
-    ) -> ExplanationPlan:
         metrics: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    ) -> ExplanationPlan:
         """Check several methods with their options, to be run in this order, and the metrics that measure their maps.
 
         See `make_plan` for the errors.
@@ -245,7 +245,6 @@ class Explainer:
             for n, job in enumerate(jobs)
         ]
 
-    def _draw(
     def _measure(
         self,
         plan: ExplanationPlan,
@@ -266,6 +265,7 @@ class Explainer:
             found.append(measuring.measure(metric, subject, seeds))
         return found
 
+    def _draw(
         self,
         plan: ExplanationPlan,
         jobs: Sequence[Job],
@@ -303,8 +303,8 @@ class Explainer:
                     checks={name: values[m] for name, values in made.maps.checks.items()},
                     seed=job.seeds[made.index] if planned.stochastic else None,
                     execution=replace(execution, decode_time=job.input.decode_time),
-                )
                     measurements=tuple(measured[m] for measured in made.measured),
+                )
             )
 
     def _blame(self, plan: ExplanationPlan, job: Job, failure: _Failure) -> WhylightError:
