@@ -63,7 +63,7 @@ class AttentionRollout(whylight.Attribution):
 
         maps = []
         for attended in subject.attentions(batch):
-            rolled = rolled_out(attended.attentions, attended.start(), options.head_fusion, options.discard_ratio)
+            rolled = rolled_out(attended.attentions, attended.read, options.head_fusion, options.discard_ratio)
             maps.append(attended.on_picture(rolled))
             batch.report(attended.numbers[-1] + 1, len(batch.inputs))
         return torch.cat(maps)[torch.tensor(batch.rows, device=batch.inputs.device)]
@@ -74,15 +74,15 @@ class AttentionRollout(whylight.Attribution):
 
 
 def rolled_out(
-    attentions: Sequence[torch.Tensor], start: torch.Tensor, fusion: HeadFusion, discard_ratio: float
+    attentions: Sequence[torch.Tensor], read: torch.Tensor, fusion: HeadFusion, discard_ratio: float
 ) -> torch.Tensor:
-    """Return ``start @ Â_L ⋯ Â_1`` `[K, T]`, of attentions `[K, heads, T, T]` from the first layer to the last.
+    """Return ``read @ Â_L ⋯ Â_1`` `[K, T]`, of attentions `[K, heads, T, T]` from the first layer to the last.
 
     From the left, so that there are products of a row and a matrix only.
     """
     import torch
 
-    tokens = start.expand(len(attentions[0]), 1, -1)
+    tokens = read[:, None]
     for attention in reversed(attentions):
         fused = without_lowest(fuse_heads(attention, fusion), discard_ratio)
         fused = 0.5 * fused + 0.5 * torch.eye(fused.shape[-1], dtype=fused.dtype, device=fused.device)

@@ -19,12 +19,12 @@ class Chefer(whylight.Attribution):
     that vision transformers need). The map is the row of `R` of the class token, at the patches; of a model that reads
     other tokens the mean of the rows that it reads: class and distillation tokens of DeiT, all patches where they are
     averaged (each patch then also gets the same share of its own). Registers and class tokens have no place on the
-    map.
+    map. For a neuron, or a part of a dense output, the rows are those of the tokens on which it depends behind the last
+    attention that matters to it.
 
     Costs one pass there and one back for each target.
 
-    Use it for transformers in place of Grad-CAM: it tells classes apart, and explains neurons and other targets behind
-    attention too.
+    Use it for transformers in place of Grad-CAM: it tells classes apart.
 
     Avoid it where no value of `A` speaks for the target, as for classes that the model excludes: the map is faint there
     and means little. Windows, as of Swin, have no such matrices: there, use the CAM methods.
@@ -43,7 +43,7 @@ class Chefer(whylight.Attribution):
 
         maps: dict[int, torch.Tensor] = {}
         for attended in subject.attention_gradients(batch):
-            relevance = relevance_of(attended.attentions, attended.gradients, attended.start())
+            relevance = relevance_of(attended.attentions, attended.gradients, attended.read)
             maps.update(zip(attended.numbers, attended.on_picture(relevance), strict=True))
             batch.report(len(maps), len(batch.targets))
         return torch.stack([maps[target] for target in range(len(batch.targets))])
@@ -58,13 +58,13 @@ class Chefer(whylight.Attribution):
 
 
 def relevance_of(
-    attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], start: torch.Tensor
+    attentions: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], read: torch.Tensor
 ) -> torch.Tensor:
-    """Return ``start @ (I + Ā_L) ⋯ (I + Ā_1)`` `[K, T]`, of attentions and gradients `[K, heads, T, T]`.
+    """Return ``read @ (I + Ā_L) ⋯ (I + Ā_1)`` `[K, T]`, of attentions and gradients `[K, heads, T, T]`.
 
     Layers are given from the first to the last; the product is taken from the left, a row times a matrix each time.
     """
-    tokens = start.expand(len(attentions[0]), 1, -1)
+    tokens = read[:, None]
     for attention, gradient in zip(reversed(attentions), reversed(gradients), strict=True):
         tokens = tokens + tokens @ (gradient * attention).relu().mean(1)
     return tokens[:, 0]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whylight.errors import Unsupported
-from whylight.subject.aim import Aim, sources_of
+from whylight.subject.aim import OUTPUT, Aim, sources_of
 from whylight.subject.backward_rule import BackwardRule, FunctionCall
 from whylight.subject.layout import Layout
 from whylight.subject.pull_back import cotangents_of, rounds
@@ -57,26 +57,19 @@ class Attended:
     `numbers` says which inputs, or which targets: K of them, each attention `[K, heads, T, T]`, one for each layer in
     the order in which they run, float32 at least. Rows of the matrices attend, columns are attended to; rows add up to
     1. `gradients` are those of each target, in the same shapes, empty where none were asked for.
+
+    `read` `[K, T]`, adding up to 1, says whose rows what comes behind attention reads: 1 for the class token where the
+    model answers from it alone; otherwise the same share for each token that is read, such as class and distillation
+    tokens, or all tokens of the picture where those are averaged. For a target that is a neuron, or a part of a dense
+    output, these are the tokens on which it depends behind the last attention that matters to it.
     """
 
     numbers: tuple[int, ...]
     attentions: tuple[Tensor, ...]
     gradients: tuple[Tensor, ...]
+    read: Tensor
     form: AttentionForm
     size: tuple[int, int]
-
-    def start(self) -> Tensor:
-        """Return how much each token is read behind the last attention, `[T]`, adding up to 1.
-
-        1 for the class token where the model answers from it alone; otherwise the same share for each token that is
-        read: class and distillation tokens, or all tokens of the picture where those are averaged.
-        """
-        matrix = self.attentions[-1]
-        shares = matrix.new_zeros(matrix.shape[-1])
-        shares[list(self.form.leading_read)] = 1.0
-        if self.form.grid_read:
-            shares[self.form.layout.leading :] = 1.0
-        return shares / shares.sum()
 
     def on_picture(self, tokens: Tensor) -> Tensor:
         """Return one number for each token `[K, T]` as maps `[K, h, w]`, without those of leading tokens.
@@ -182,7 +175,8 @@ def attentions(subject: Subject, batch: Batch) -> Iterator[Attended]:
         with torch.no_grad():
             subject.model.run(batch.inputs[rows], batch.companions_at(rows), rule=capture)
         numbers = tuple(range(rows.start, rows.stop))
-        yield Attended(numbers, _matrices(capture, form), (), form, _size(batch))
+        matrices = _matrices(capture, form)
+        yield Attended(numbers, matrices, (), _read(matrices[-1], form), form, _size(batch))
 
 
 def attention_gradients(subject: Subject, batch: Batch) -> Iterator[Attended]:
@@ -202,15 +196,15 @@ def attention_gradients(subject: Subject, batch: Batch) -> Iterator[Attended]:
         for turn, places in enumerate(turns):
             batch.cancel.check()
             chosen = [aimed[place] for place in places]
-            gradients = _gradients(ran.sources(), chosen, matrices, retain=turn + 1 < len(turns))
+            found = _gradients(ran.sources(), chosen, matrices, retain=turn + 1 < len(turns))
             at = torch.tensor([row for _, row in chosen], device=batch.inputs.device)
-            yield Attended(
-                tuple(targets[place] for place in places),
-                tuple(matrix.detach()[at] for matrix in matrices),
-                tuple(gradient[at] for gradient in gradients),
-                form,
-                _size(batch),
-            )
+            gradients = tuple(gradient[at] for gradient in found)
+            attended = tuple(matrix.detach()[at] for matrix in matrices)
+            read = _read(attended[-1], form)
+            for place, (aim, _) in enumerate(chosen):
+                if aim.source != OUTPUT or not subject.model.class_count:
+                    read[place] = _read_by(tuple(gradient[place] for gradient in gradients), read[place])
+            yield Attended(tuple(targets[place] for place in places), attended, gradients, read, form, _size(batch))
 
 
 def _gradients(
@@ -229,6 +223,27 @@ def _gradients(
         raise Unsupported("the target does not depend on attention", reason="TARGET_UNSUPPORTED", field="target")
     pairs = zip(found, matrices, strict=True)
     return [torch.zeros_like(matrix) if gradient is None else gradient for gradient, matrix in pairs]
+
+
+def _read(matrices: Tensor, form: AttentionForm) -> Tensor:
+    """Return how much the model's head reads each token, `[K, T]`, for matrices `[K, heads, T, T]`."""
+    shares = matrices.new_zeros((len(matrices), matrices.shape[-1]))
+    shares[:, list(form.leading_read)] = 1.0
+    if form.grid_read:
+        shares[:, form.layout.leading :] = 1.0
+    return shares / shares.sum(1, keepdim=True)
+
+
+def _read_by(gradients: tuple[Tensor, ...], otherwise: Tensor) -> Tensor:
+    """Return how much a target reads each token, `[T]`, by its gradients `[heads, T, T]` at the last one that has any.
+
+    `otherwise` if there is none at all.
+    """
+    for gradient in reversed(gradients):
+        rows = gradient.ne(0).any(2).any(0).to(otherwise.dtype)
+        if rows.any():
+            return rows / rows.sum()
+    return otherwise
 
 
 def _form_of(subject: Subject) -> AttentionForm:
