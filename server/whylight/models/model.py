@@ -162,9 +162,9 @@ class Model:
 
         return is_batch_invariant(self)
 
-    def subject(self, cancel: CancelToken | None = None) -> Subject:
-        """Return the model as methods see it, for one batch."""
-        return Subject(self, cancel)
+    def subject(self, cancel: CancelToken | None = None, others: Mapping[str, Model] | None = None) -> Subject:
+        """Return the model as methods see it, for one batch; `others` are those served beside it, by name."""
+        return Subject(self, cancel, others)
 
     def randomised(self, seed: int, layers: int = 1) -> Model:
         """Return a copy whose last `layers` layers with weights have random ones; see `whylight.models.randomised`.
@@ -216,6 +216,11 @@ class Model:
     def layout(self, layer: str) -> Layout | None:
         """Return how the output of a layer, by its own name, lies on the picture; None if it does not."""
         return self.findings.layouts.get(layer)
+
+    def parameters_of(self, layer: str) -> dict[str, Tensor]:
+        """Return copies of a layer's own parameters by name, such as "weight"; empty where it has none."""
+        module = self.module.get_submodule(layer)
+        return {name: value.detach().clone() for name, value in module.named_parameters(recurse=False)}
 
     def same_output(self, one: str, other: str) -> bool:
         """Whether two layers give the very same tensor, as `layer4` and `layer4.2` of a ResNet."""

@@ -1,0 +1,27 @@
+"""The tree of a model's layers as a table; knows no input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import whylight
+
+
+class Layers(whylight.Inspection):
+    """The model's layers in the order of their definition: name, class, shape of the output, parameters.
+
+    Artifact "layers", a table. The shape is for one input of the model's own size, empty where a layer does not run or
+    gives no single tensor.
+    """
+
+    name = "layers"
+
+    def inspect(
+        self, subject: whylight.Subject, task: whylight.InspectionTask, options: whylight.PlainOptions
+    ) -> Iterator[whylight.Progress | whylight.Inspected]:
+        """List the layers."""
+        rows = tuple(
+            (layer.name, layer.type, " x ".join(map(str, layer.output_shape)), layer.parameter_count)
+            for layer in subject.model.layers
+        )
+        yield whylight.Inspected((whylight.Table("layers", ("name", "type", "output", "parameters"), rows),))
