@@ -50,6 +50,10 @@ class DemoSource(whylight.ModelSource):
         labels = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
         return whylight.OpenedModel(module, transform, tuple(labels))
 
+    def names(self) -> Iterable[str]:
+        """Return the one name that there is."""
+        return ["efficientnet-lite0"]
+
 
 def weights_path() -> Path:
     """Return the file with the weights, without importing the package that has it.

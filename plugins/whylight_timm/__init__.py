@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -49,6 +50,15 @@ class TimmSource(whylight.ModelSource):
         labels = _imagenet_labels() if getattr(module, "num_classes", 0) == 1000 else ()
         config: dict[str, Any] = resolve_model_data_config(module)  # type: ignore[no-untyped-call]
         return whylight.OpenedModel(module, transform_of(config), labels)
+
+    def names(self) -> Iterable[str]:
+        """Return the names of timm's models, none if timm is not installed."""
+        if importlib.util.find_spec("timm") is None:
+            return ()
+        import timm
+
+        known: list[str] = timm.list_models()
+        return known
 
 
 def transform_of(config: dict[str, Any]) -> whylight.Transform:

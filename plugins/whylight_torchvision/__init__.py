@@ -66,6 +66,13 @@ class TorchvisionSource(whylight.ModelSource):
         )
         return whylight.OpenedModel(module, transform, tuple(weights.meta["categories"]))
 
+    def names(self) -> Iterable[str]:
+        """Return the names of torchvision's classification models."""
+        import torchvision
+
+        known: list[str] = torchvision.models.list_models(module=torchvision.models)
+        return known
+
 
 @whylight.hookimpl
 def whylight_models() -> Iterable[type[whylight.ModelSource]]:

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whylight.decode import companion_array, upright_rgb
-from whylight.errors import InvalidInput, NotFound, Violation, WhylightError
+from whylight.errors import InvalidInput, Violation, WhylightError
 from whylight.explainer import Explainer, Watcher
 from whylight.explainer import Progress as PlannedProgress
 from whylight.explainer.inputs import decode_input
@@ -30,6 +30,8 @@ from whylight.explanation import Explained
 from whylight.limits import Limits
 from whylight.method import Attribution, Method
 from whylight.models import Model, ModelConfig, Transform, open_model, wrap_module
+from whylight.models.device import usable_device
+from whylight.models.source import unplaced_name
 from whylight.options import Options
 from whylight.outputs import MapOutput, Output, PictureOutput
 from whylight.plugins import OfferedMethod, Plugins
@@ -150,7 +152,14 @@ def _wrapped(module: nn.Module, device: str | torch.device | None, example: tupl
     try:
         return wrap_module(module, device=device)
     except InvalidInput as error:
-        if example is None or not any(violation.field == "input_size" for violation in error.violations):
+        fields = [violation.field for violation in error.violations]
+        if "output" in fields:
+            raise InvalidInput(
+                f"{error.message.partition(';')[0]}; say which is explained by handing over "
+                "whylight.models.wrap_module(module, output=...)",
+                field="model",
+            ) from None
+        if example is None or "input_size" not in fields:
             raise
         channels, height, width = example
         return wrap_module(module, device=device, transform=Transform.plain((height, width), channels))
@@ -158,7 +167,7 @@ def _wrapped(module: nn.Module, device: str | torch.device | None, example: tupl
 
 def _opened(model: nn.Module | Model | str, device: str | torch.device | None, images: Sequence[Any] = ()) -> Model:
     if isinstance(model, Model):
-        if device is not None and torch.device(device) != model.device:
+        if device is not None and usable_device(device) != model.device:
             raise InvalidInput(f"the model is on {model.device}; it is not moved to {device}", field="device")
         return model
     if isinstance(model, nn.Module):
@@ -173,12 +182,7 @@ def _opened(model: nn.Module | Model | str, device: str | torch.device | None, i
 def _named_model(name: str, device: str) -> Model:
     plugins = _plugins()
     if ":" not in name:
-        schemes = ", ".join(f"{scheme}:" for scheme in sorted(plugins.sources))
-        raise NotFound(
-            f"{name!r} says not where it comes from; names begin with one of {schemes}",
-            reason="MODEL_NOT_FOUND",
-            field="model",
-        )
+        raise unplaced_name(name, plugins.sources)
     return open_model(ModelConfig(name=name, source=name), plugins.sources, device)
 
 

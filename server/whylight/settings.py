@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -142,10 +142,16 @@ class LimitSettings(Section):
         return Limits(**self.model_dump())
 
 
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("no device; write auto, cpu, cuda or cuda:0")
+    return name
+
+
 class WorkerSettings(Section):
     """The processes that own the models and run the plugins, one for each device."""
 
-    devices: list[Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]] = Field(
+    devices: list[Annotated[str, AfterValidator(_device)]] = Field(
         ["auto"],
         min_length=1,
         description='Device of each worker, such as ["cuda:0", "cuda:1"]. '

@@ -136,10 +136,20 @@ def test_explain_in_process(whylight_command, picture, tmp_path):
 def test_explain_in_process_with_wrong_names(whylight_command, picture):
     done = whylight_command("explain", picture, "-m", "resnet50")
     assert done.code == 1
-    assert "demo:efficientnet-lite0" in done.err
+    assert "did you mean 'timm:resnet50' or 'torchvision:resnet50'?" in done.err
+    done = whylight_command("explain", picture, "-m", "eficientnet-lite0")
+    assert "'demo:efficientnet-lite0'" in done.err
     done = whylight_command("explain", picture, "-m", "nowhere:resnet50")
     assert done.code == 1
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(("device", "said"), [("gpu", "'gpu' is no device; write cpu, cuda"), ("cuda:9", "no device")])
+def test_a_device_that_is_not_there(whylight_command, picture, device, said):
+    done = whylight_command("explain", picture, "-m", "torchvision:resnet18", "--device", device)
+    assert (done.code, done.out) == (1, "")
+    assert said in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_local_catalog(whylight_command):
@@ -194,3 +204,6 @@ def test_serve_tells_what_is_wrong_with_the_settings(whylight_command, tmp_path)
     done = whylight_command("serve", "--config", config)
     assert done.code == 2
     assert "did you mean 'port'" in done.err
+    done = whylight_command("serve", "--device", "gpu")
+    assert done.code == 2
+    assert "no device; write auto, cpu, cuda or cuda:0 (given: 'gpu')" in done.err

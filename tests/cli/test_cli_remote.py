@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 import whylight.client
 from whylight.cli import printing
@@ -83,6 +84,30 @@ def test_json_holds_everything_but_maps(whylight_command, server, picture):
     assert explanation["execution"]["batch_size"] == 1
     (boxes,) = explanation["artifacts"]
     assert boxes["boxes"][0] == {"left": 1.0, "top": 2.0, "right": 3.0, "bottom": 4.0, "score": 0.5}
+
+
+def test_a_mask_lies_beside_its_picture(whylight_command, server, picture, tmp_path):
+    out = tmp_path / "why.jpg"
+    asked = ("explain", picture, "--server", server.address, "--mask", "--canvas", "input")
+    done = whylight_command(*asked, "-o", out, "--json")
+    assert done.code == 0, done.err
+    with Image.open(tmp_path / "why.mask.png") as mask:
+        assert (mask.size, mask.getbbox(), mask.getextrema()) == ((20, 10), (4, 2, 14, 7), (0, 255))
+    drawn, told = json.loads(done.out)["results"][0]["explanations"][0]["artifacts"]
+    assert drawn["path"] == str(out)
+    assert told == {
+        "name": "mask",
+        "path": str(tmp_path / "why.mask.png"),
+        "media_type": "image/png",
+        "width": 20,
+        "height": 10,
+        "share": 0.25,
+    }
+    (request,) = server.requests
+    assert outputs_from_proto(request.outputs)[1].canvas.value == "input"
+    done = whylight_command(*asked)
+    assert done.code == 2
+    assert "--out" in done.err
 
 
 def test_one_bad_picture_among_good_ones(whylight_command, server, picture, tmp_path):

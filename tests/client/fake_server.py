@@ -15,7 +15,7 @@ from whylight.artifact import Box, Boxes, Map, Picture
 from whylight.errors import InvalidInput, NotFound, WhylightError
 from whylight.explanation import Execution, Explained, Explanation, Prediction
 from whylight.limits import Limits
-from whylight.outputs import BoxesOutput, PictureOutput
+from whylight.outputs import BoxesOutput, MaskOutput, PictureOutput
 from whylight.rpc.errors import to_trailers
 from whylight.target import ClassIndex, Rank
 from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2, explanation_pb2_grpc
@@ -161,6 +161,10 @@ class FakeServer(
             return Picture(output.name, PNG, output.format.media_type, 1, 1)
         if isinstance(output, BoxesOutput):
             return Boxes(output.name, (Box(1.0, 2.0, 3.0, 4.0, 0.5),), output.canvas)
+        if isinstance(output, MaskOutput):
+            mask = np.zeros((10, 20), np.uint8)
+            mask[2:7, 4:14] = 1
+            return Map(output.name, mask)
         return Map(output.name, array)
 
     # -- CatalogService ----------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from engine_fakes import labels, spec_of
 
 from whylight.engine import Bounds, Engine, LocalPool, State, Work
 from whylight.engine.local_pool import Backoff
+from whylight.engine.local_worker import LocalWorker
 from whylight.engine.pool import WorkerStartError
 from whylight.errors import Unavailable
 from whylight.v1 import explanation_pb2 as v1
@@ -116,6 +117,21 @@ async def test_a_start_that_is_cancelled_leaves_nothing_running() -> None:
     with pytest.raises(asyncio.CancelledError):
         await starting
     assert set(psutil.Process().children(recursive=True)) == before
+
+
+async def test_a_worker_whose_end_is_waited_for_is_collected_even_if_the_wait_is_cancelled() -> None:
+    """As in a pool that stops while a worker of it is being ended: none of them may be left, not even as a zombie."""
+    pids = []
+
+    async def begin_and_end() -> None:
+        (config,) = pool_of("silent")._configs
+        async with LocalWorker.running("worker 0", COMMAND, config) as worker:
+            pids.append(worker.pid)
+            asyncio.current_task().cancel()  # it comes at the next wait: for the worker's exit
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.ensure_future(begin_and_end())
+    assert not psutil.pid_exists(*pids)
 
 
 async def lose_and_recover(last_words: str) -> None:

@@ -95,3 +95,47 @@ def test_a_method_without_a_name_is_told_so(net):
             whylight.explain(net, values(3, 16, 16), wrong)
     with pytest.raises(TypeError, match="Options"):
         whylight.explain(net, values(3, 16, 16), Optionless)
+
+
+class Named(nn.Module):
+    """Gives a dictionary of two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+    def forward(self, inputs):
+        scores = self.body(inputs)
+        return {"out": scores, "aux": -scores}
+
+
+def test_a_module_that_gives_several_tensors_is_told_of_the_function_that_takes_a_choice():
+    image = values(3, 16, 16)
+    with pytest.raises(InvalidInput, match=r"dict with the parts out, aux; .*\.wrap_module\(module, output=\.\.\.\)"):
+        whylight.explain(Named(), image)
+    model = whylight.models.wrap_module(Named(), output="aux")
+    assert whylight.explain(model, image, outputs=ONE_MAP).explanation.map.shape == (14, 14)
+
+
+def test_a_name_without_its_source_is_put_right():
+    for written, meant in (("resnet18", "'torchvision:resnet18'"), ("eficientnet-lite0", "'demo:efficientnet-lite0'")):
+        with pytest.raises(whylight.NotFound, match=f"did you mean .*{meant}") as caught:
+            whylight.explain(written, values(3, 16, 16))
+        assert caught.value.reason == "MODEL_NOT_FOUND"
+    with pytest.raises(whylight.NotFound, match="begin with one of demo:, timm:, torchvision:"):
+        whylight.explain("no-such-thing-at-all", values(3, 16, 16))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_cannot_be_had_is_refused_in_words(net, device):
+    model = whylight.models.wrap_module(net)
+    for explained in (net, model, "torchvision:resnet18"):
+        with pytest.raises(InvalidInput, match=f"device '?{device}|'{device}' is no device") as caught:
+            whylight.explain(explained, values(3, 16, 16), device=device)
+        assert [violation.field for violation in caught.value.violations] == ["device"]
+
+
+def test_cuda_without_a_driver_says_what_is_missing(net, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidInput, match=r"there is no device 'cuda': (this PyTorch is built|PyTorch finds no)"):
+        whylight.explain(net, values(3, 16, 16), device="cuda")

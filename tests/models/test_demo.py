@@ -37,7 +37,7 @@ def test_photos(name, demo):
 
 
 def test_it_offers_everything(demo):
-    assert demo.capabilities == {Need.GRADIENTS, Need.SPATIAL_LAYER, Need.GAP_HEAD}
+    assert demo.capabilities == {Need.GRADIENTS, Need.SPATIAL_LAYER, Need.GAP_HEAD, Need.RELU}
     assert demo.last_spatial == "head"
     assert demo.labels[282] == "tiger cat"
     assert demo.class_count == len(demo.labels) == 1000

@@ -1,4 +1,4 @@
-"""``whylight explain``: pictures in, predictions, pictures and boxes out; knows no method and no way to a server."""
+"""``whylight explain``: pictures in; predictions, pictures, boxes, masks out; knows no method and no server."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 @click.option(
     "--canvas",
     type=click.Choice(["input", "original"]),
-    help="Draw on what the model saw, or on the whole picture. Pictures: input, boxes: original, when left out.",
+    help="Draw on what the model saw, or on the whole picture. Pictures: input; boxes, masks: original, when left out.",
 )
 @click.option("--boxes", is_flag=True, help="Find the box around the strongest part.")
+@click.option("--mask", is_flag=True, help="Cut out the strongest part, white on black: a PNG beside each picture.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of stochastic methods.")
 @click.option("--top", type=click.IntRange(0), default=5, show_default=True, help="How many predictions to show.")
 @server_options()
@@ -59,6 +60,7 @@ def command(
     colour_map: str,
     canvas: str | None,
     boxes: bool,
+    mask: bool,
     seed: int | None,
     top: int,
     server: str | None,
@@ -78,6 +80,8 @@ def command(
 
     if server and device:
         raise click.UsageError("--device is for explaining here; a server has its own devices")
+    if mask and not out:
+        raise click.UsageError("--mask writes files; say where with --out")
     place = saving.place_for(out, count=len(images) * len(methods) * max(1, len(targets)))
     task = explaining.Task(
         images=images,
@@ -86,7 +90,7 @@ def command(
         targets=targets,
         options=as_dictionary(options),
         companions=as_dictionary(companions),
-        outputs=_outputs(place, style, colour_map, canvas, boxes),
+        outputs=_outputs(place, style, colour_map, canvas, boxes, mask),
         seed=seed,
         top=top,
     )
@@ -100,9 +104,10 @@ def command(
 
 
 def _outputs(
-    place: OneFile | Folder | None, style: str, colour_map: str, canvas: str | None, boxes: bool
+    place: OneFile | Folder | None, style: str, colour_map: str, canvas: str | None, boxes: bool, mask: bool
 ) -> Sequence[Output]:
-    from whylight.outputs import BoxesOutput, Canvas, MapOutput, PictureOutput, PictureStyle
+    from whylight.cli.saving import MASK
+    from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, PictureOutput, PictureStyle
 
     frame: dict[str, Any] = {} if canvas is None else {"canvas": Canvas(canvas)}
     outputs: list[Output] = []
@@ -110,4 +115,6 @@ def _outputs(
         outputs.append(PictureOutput(format=place.format, style=PictureStyle(style), colour_map=colour_map, **frame))
     if boxes:
         outputs.append(BoxesOutput(**frame))
+    if mask:
+        outputs.append(MaskOutput(name=MASK, **frame))
     return outputs or [MapOutput()]

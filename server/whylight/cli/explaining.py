@@ -112,17 +112,14 @@ def _open(name: str, device: str | None) -> Any:
     import torch
 
     from whylight.cli.local import load_plugins
-    from whylight.errors import NotFound
     from whylight.models import ModelConfig, open_model
+    from whylight.models.source import unplaced_name
 
+    sources = load_plugins().sources
     if ":" not in name:
-        raise NotFound(
-            f"{name!r} says not where it comes from; give SCHEME:NAME, such as {DEFAULT_MODEL}",
-            reason="MODEL_NOT_FOUND",
-            field="model",
-        )
+        raise unplaced_name(name, sources)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return open_model(ModelConfig(name=name, source=name), load_plugins().sources, chosen)
+    return open_model(ModelConfig(name=name, source=name), sources, chosen)
 
 
 def _tell(bars: printing.Bars, index: int, news: Progress) -> None:

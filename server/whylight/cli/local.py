@@ -67,14 +67,13 @@ def local_model(name: str) -> ModelInfo:
     import torch
 
     from whylight.models import ModelConfig, open_model
+    from whylight.models.source import unplaced_name
 
+    sources = load_plugins().sources
     if ":" not in name:
-        raise NotFound(
-            f"{name!r} says not where it comes from; give SCHEME:NAME, such as {DEFAULT_MODEL}",
-            reason="MODEL_NOT_FOUND",
-        )
+        raise unplaced_name(name, sources)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = open_model(ModelConfig(name=name, source=name), load_plugins().sources, device)
+    model = open_model(ModelConfig(name=name, source=name), sources, device)
     height, width = model.input_size
     return ModelInfo(
         name=model.name,

@@ -12,12 +12,15 @@ import click
 from google.protobuf.json_format import MessageToDict
 
 from whylight import wire
-from whylight.artifact import Boxes, Picture
+from whylight.artifact import Boxes, Map, Picture
 from whylight.cli import printing
 from whylight.cli.explaining import Answer
 from whylight.cli.failing import describe, error_as_json
 from whylight.explanation import Explanation
 from whylight.outputs import PictureFormat
+
+MASK = "mask"
+"""Name of the masks that are asked for."""
 
 _FORMATS = {
     ".png": PictureFormat.PNG,
@@ -65,7 +68,7 @@ def place_for(out: str | None, *, count: int) -> OneFile | Folder | None:
 
 
 def save(answers: Sequence[Answer], place: OneFile | Folder | None) -> Saved:
-    """Write the pictures of all answers, and return where each went.
+    """Write the pictures of all answers, with a mask beside each that has one, and return where each picture went.
 
     Raises:
         ClickException: a file cannot be written.
@@ -83,6 +86,8 @@ def save(answers: Sequence[Answer], place: OneFile | Folder | None) -> Saved:
                     place.path if isinstance(place, OneFile) else _free(_path(place, answer.image, explanation), taken)
                 )
                 saved[index, number] = explanation.save(path)
+                for mask in _masks(explanation):
+                    _mask_path(path).write_bytes(Picture.of(mask.name, mask.array * 255).data)
     except OSError as error:
         raise click.ClickException(f"{error.filename or place.path}: {error.strerror}") from None
     return saved
@@ -141,7 +146,7 @@ _TARGET_TEXT = 80
 
 def target_text(explanation: Explanation) -> str:
     """Return a target as a person reads it: its label and index, or what it points at."""
-    kind, value = next(iter(_target_as_json(explanation).items()))
+    kind, value = next(iter(_target_as_json(explanation).items()), ("", ""))
     if kind != "class_index":
         text = f"{kind} {value}"  # of a mask or an embedding, not all of it
         return text if len(text) <= _TARGET_TEXT else f"{text[: _TARGET_TEXT - 1]}…"
@@ -186,11 +191,27 @@ def _artifacts_as_json(explanation: Explanation, path: Path | None) -> Any:
         elif isinstance(artifact, Boxes):
             boxes = [vars(box) for box in artifact.boxes]
             yield {"name": artifact.name, "boxes": boxes, "canvas": artifact.canvas.value}
+    for mask in _masks(explanation):
+        height, width = mask.array.shape
+        share = float(mask.array.mean())
+        file = {} if path is None else {"path": str(_mask_path(path)), "media_type": "image/png"}
+        yield {"name": mask.name, **file, "width": width, "height": height, "share": share}
 
 
 def _target_as_json(explanation: Explanation) -> dict[str, Any]:
+    if explanation.target is None:
+        return {}
     message = wire.target_to_proto(explanation.target)
     return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+
+
+def _masks(explanation: Explanation) -> list[Map]:
+    """Return the masks of an answer; what else comes as an array is a map, and none is asked for beside a mask."""
+    return [artifact for artifact in explanation.artifacts if isinstance(artifact, Map) and artifact.name == MASK]
+
+
+def _mask_path(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.mask.png")
 
 
 def _has_boxes(answer: Answer) -> bool:

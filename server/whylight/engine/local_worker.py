@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
 
 from whylight.engine import frames
 from whylight.engine.log_pipe import LogPipe
@@ -78,7 +79,7 @@ class LocalWorker:
                     yield worker
                 finally:
                     worker.kill()
-                    await worker.wait()
+                    await _to_its_end(worker.wait())  # a killed process that nobody waits for stays in the list
             finally:
                 writer.close()
                 await log.finish(0.0)
@@ -152,6 +153,20 @@ class LocalWorker:
         assert self._process.stdin is not None
         self._process.stdin.write(config.to_json().encode())
         self._process.stdin.close()
+
+
+async def _to_its_end(waiting: Coroutine[Any, Any, int]) -> None:
+    """Wait for what ends soon, even when the caller is cancelled meanwhile, who hears of it afterwards."""
+    task = asyncio.ensure_future(waiting)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
 
 
 def _signal_name(number: int) -> str:

@@ -17,6 +17,7 @@ from whylight.models.attention import find_attention
 from whylight.models.companion import Companion
 from whylight.models.config import ModelConfig, Precision
 from whylight.models.detections import Boxes, is_listed, limit_of, packed
+from whylight.models.device import usable_device
 from whylight.models.model import DTYPES, LayerInfo, Model
 from whylight.models.ownership import own_copy
 from whylight.models.prepare import fold_batch_norm, narrow_weights, use_channels_last
@@ -43,8 +44,10 @@ def open_model(
 
     Raises:
         NotFound: no such scheme, model or file (reason MODEL_NOT_FOUND).
-        InvalidInput: the weights do not fit, the output is ambiguous, a library is missing; `field` names the option.
+        InvalidInput: the weights do not fit, the output is ambiguous, a library or the device is missing; `field` names
+            the option.
     """
+    where = usable_device(device)
     opened = _open(config, sources)
     _fill(opened.module, config.weights)
     transform = opened.transform if config.input_size is None else opened.transform.resized(config.input_size)
@@ -54,7 +57,7 @@ def open_model(
         source=config.source,
         transform=transform,
         labels=opened.labels if config.labels is None else read_labels(Path(config.labels)),
-        device=torch.device(device),
+        device=where,
         input_size=config.input_size,
         output=config.output,
         latent=config.latent,
@@ -95,10 +98,11 @@ def wrap_module(
     `last_spatial` are those of `ModelConfig`.
 
     Raises:
-        InvalidInput: the module cannot be copied, does not run on such an input, or its output is ambiguous.
+        InvalidInput: the module cannot be copied, does not run on such an input, its output is ambiguous, or the device
+            is missing.
     """
     parameter = next(iter([*module.parameters(), *module.buffers()]), None)
-    where = torch.device(device) if device is not None else (parameter.device if parameter is not None else "cpu")
+    where = usable_device(device if device is not None else parameter.device if parameter is not None else "cpu")
     if transform is None:
         transform = Transform.plain(input_size or (224, 224), _first_channels(module))
     elif input_size is not None:
@@ -109,7 +113,7 @@ def wrap_module(
         source=f"module:{type(module).__name__}",
         transform=transform,
         labels=tuple(labels),
-        device=torch.device(where),
+        device=where,
         input_size=input_size,
         output=output,
         latent=latent,

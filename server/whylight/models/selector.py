@@ -28,7 +28,7 @@ def select(output: Any, selector: str | None) -> Tensor:
             return tensor
         raise InvalidInput(
             f"the model returns {type(output).__name__} with the parts {', '.join(parts)}; "
-            "say which is explained with the option 'output'",
+            "say in 'output' which is explained",
             field="output",
         )
     chosen = output

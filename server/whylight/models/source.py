@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,6 +45,10 @@ class ModelSource(abc.ABC):
             InvalidInput: the weights, or a library that is needed, cannot be had; the message says which.
         """
 
+    def names(self) -> Iterable[str]:
+        """Return the names that are known, by which a caller who forgot the scheme is put right; none if too many."""
+        return ()
+
 
 class PythonSource(ModelSource):
     """Calls a factory of the operator's own: ``python:package.module:factory``.
@@ -64,3 +69,17 @@ class PythonSource(ModelSource):
             raise NotFound(f"python:{name}: {error}", reason="MODEL_NOT_FOUND", field="source") from error
         made = factory()
         return made if isinstance(made, OpenedModel) else OpenedModel(made, Transform.plain((224, 224)))
+
+
+def unplaced_name(name: str, sources: Mapping[str, type[ModelSource]]) -> NotFound:
+    """Return the error of a model's name without a scheme, which says what the caller may have meant."""
+    known = {scheme: list(source().names()) for scheme, source in sources.items()}
+    meant = [f"{scheme}:{name}" for scheme, names in known.items() if name in names]
+    if not meant:
+        everything = {each: f"{scheme}:{each}" for scheme, names in known.items() for each in names}
+        meant = [everything[close] for close in difflib.get_close_matches(name, everything, 2, 0.8)]
+    if meant:
+        hint = f"did you mean {' or '.join(repr(each) for each in sorted(meant))}?"
+    else:
+        hint = f"names begin with one of {', '.join(f'{scheme}:' for scheme in sorted(sources))}"
+    return NotFound(f"{name!r} says not where it comes from; {hint}", reason="MODEL_NOT_FOUND", field="model")
