@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 import whylight
 from whylight_relevance import attention, catalogue
@@ -109,7 +110,7 @@ class Propagation(whylight.BackwardRule):
         """Return the lowest and highest values that a tensor may have, if it is the model's input in another shape."""
         if self.bounds is None:
             return None
-        if input.grad_fn is None and input.dim() > 1 and input.shape[1] == len(self.bounds[0]):
+        if _is_given(input.grad_fn) and input.dim() > 1 and input.shape[1] == len(self.bounds[0]):
             across = (1, -1, *(1,) * (input.dim() - 2))
             low, high = (input.new_tensor(bound).view(across).expand_as(input) for bound in self.bounds)
             return low, high
@@ -244,6 +245,13 @@ class Propagation(whylight.BackwardRule):
 
 
 _BOUNDS = "whylight_relevance_bounds"
+
+
+def _is_given(made: Node | None) -> bool:
+    """Whether a tensor is the model's input, as it came or in the layout and type that the server gave it."""
+    while made is not None and made.name() in ("ToCopyBackward0", "CloneBackward0"):
+        made = made.next_functions[0][0]
+    return made is None or made.name().endswith("AccumulateGrad")
 
 
 def _with(bounds: Iterator[Tensor], arguments: Iterable[Any]) -> Iterator[Any]:

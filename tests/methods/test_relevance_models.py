@@ -222,6 +222,14 @@ def test_the_box_of_padding_is_zero():
     close(run_method(DeepTaylor, around, INPUTS, [0, 1]).maps, run_method(DeepTaylor, plain, INPUTS, [0, 1]).maps)
 
 
+@pytest.mark.parametrize("served", [{"channels_last": True}, {"precision": "bfloat16"}])
+def test_the_box_is_there_in_the_layout_and_type_that_the_server_gives_its_input(served):
+    images = INPUTS.float()
+    expected = run_method(DeepTaylor, wrap_module(relu_net()), images, [0, 1]).maps
+    given = run_method(DeepTaylor, wrap_module(relu_net(), **served), images, [0, 1]).maps
+    close(given, expected, 1e-5 if "channels_last" in served else 0.1)
+
+
 def test_a_box_of_something_else_than_the_input_is_refused():
     with pytest.raises(whylight.Unsupported, match="needs bounds"):
         run_method(DeepTaylor, Prepared(torch.tanh).double(), INPUTS, [0, 1])
