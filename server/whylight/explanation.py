@@ -72,13 +72,13 @@ class Explanation:
 
     `map_min` and `map_max` are of the native map, behind the method's final ReLU and before normalisation; `checks`
     holds numbers by which to check the answer, such as a completeness residual; `seed` is set for stochastic methods
-    only; `measurements` are what the metrics of an evaluation say of the map, in the order in which they were asked for.
+    only; `measurements` are what the metrics of an evaluation say of the map, in the order of the call.
     """
 
     method: str
     method_version: str
     options: Mapping[str, Any]
-    target: Target
+    target: Target | None
     target_label: str
     target_score: float
     map_min: float

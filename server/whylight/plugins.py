@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pluggy
 
 from whylight.hookspecs import PROJECT, Hookspecs
-from whylight.method import Attribution, Method, Need
+from whylight.method import Attribution, Inspection, Method, Need, Synthesis
 from whylight.metric import Metric
 from whylight.options import Options, PlainOptions
 
@@ -230,10 +230,10 @@ def _check_method(offer: Any) -> Method:
     if not (inspect.isclass(offer) and issubclass(offer, Method)):
         raise PluginError(f"whylight_methods gave {_show(offer)}, which is not a subclass of whylight.Method")
     label = offer.__qualname__
-    if not issubclass(offer, Attribution):
-        raise PluginError(f"{label} is not a whylight.Attribution, the kind of method that this server runs")
+    if not issubclass(offer, Attribution | Synthesis | Inspection):
+        raise PluginError(f"{label} is no whylight.Attribution, whylight.Synthesis or whylight.Inspection")
     _check_words(offer, "grad-cam")
-    _check_options(offer, Options)
+    _check_options(offer, Options if issubclass(offer, Attribution) else PlainOptions)
     return offer()
 
 
@@ -272,7 +272,7 @@ def _check_options(offer: type[Method | Metric], base: type[PlainOptions]) -> No
         required = schema.get("required", ())
     except Exception as error:
         raise PluginError(f"{label} has no JSON schema: {type(error).__name__}: {error}") from error
-    if required:
+    if required and not issubclass(offer, Synthesis | Inspection):  # what is looked for, nobody can guess
         raise PluginError(f"{label} gives no default for {', '.join(required)}; it must run without options")
 
 

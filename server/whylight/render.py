@@ -97,7 +97,7 @@ class _Sheet:
             case PictureOutput():
                 assert table is not None
                 table = table.to(self.maps.device)
-                encode = partial(_encoded, output)
+                encode = partial(encoded, output)
                 if output.canvas is Canvas.ORIGINAL:
                     return list(map(encode, self._on_originals(output, table)))  # one large canvas in memory at a time
                 pictures = self._on_inputs(output, table)
@@ -230,7 +230,8 @@ def _unseen(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.array(grey.convert("RGB"))
 
 
-def _encoded(output: PictureOutput, pixels: npt.NDArray[np.uint8]) -> Picture:
+def encoded(output: PictureOutput, pixels: npt.NDArray[np.uint8]) -> Picture:
+    """Return pixels `[H, W, 3]` or `[H, W]` as a file of the format and quality that an output asks for."""
     buffer = io.BytesIO()
     lossy = {} if output.format is PictureFormat.PNG else {"quality": output.quality}
     Image.fromarray(pixels).save(buffer, output.format.name, **_SAVE[output.format], **lossy)

@@ -12,6 +12,14 @@ from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo
 from whylight.client.connection import tls_credentials
 from whylight.client.requests import Answer, Input, MethodCall, Request, Result
 from whylight.client.sync_client import Client
+from whylight.made import (
+    InspectionProgress,
+    InspectionResult,
+    SynthesisFailure,
+    SynthesisPreview,
+    SynthesisProgress,
+    SynthesisResult,
+)
 from whylight.progress import Progress
 
 __all__ = [
@@ -19,6 +27,8 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Input",
+    "InspectionProgress",
+    "InspectionResult",
     "LayerInfo",
     "MethodCall",
     "MethodInfo",
@@ -28,5 +38,9 @@ __all__ = [
     "Request",
     "Result",
     "ServerInfo",
+    "SynthesisFailure",
+    "SynthesisPreview",
+    "SynthesisProgress",
+    "SynthesisResult",
     "tls_credentials",
 ]

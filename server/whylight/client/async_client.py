@@ -12,19 +12,23 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
+from whylight import wire
 from whylight.client import queries
 from whylight.client.async_stream import Requests, stream_answers
 from whylight.client.base import BaseClient
-from whylight.client.catalog import MethodInfo, ModelInfo, PluginInfo, ServerInfo
+from whylight.client.catalog import MethodInfo, MetricInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import Connection
 from whylight.client.conversation import Conversation
+from whylight.client.evaluations import build_evaluation, read_evaluation
 from whylight.client.failures import error_from_call
+from whylight.client.long_requests import LongRequest, build_inspection, build_synthesis
 from whylight.client.pictures import Image
 from whylight.client.requests import (
     Answer,
     Images,
     Input,
     Methods,
+    Metrics,
     Request,
     Result,
     Targets,
@@ -34,7 +38,9 @@ from whylight.client.requests import (
     single_requests,
 )
 from whylight.errors import Unavailable
+from whylight.evaluation import Evaluation
 from whylight.explanation import Explained
+from whylight.made import InspectionEvent, SynthesisEvent
 from whylight.outputs import Output
 from whylight.progress import Progress
 
@@ -149,6 +155,59 @@ class AsyncClient(BaseClient):
             max_in_flight,
         )
 
+    async def synthesize(
+        self,
+        method: str,
+        target: Targets = None,
+        *,
+        pictures: Image | Sequence[Image] = (),
+        model: str = "",
+        options: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
+        outputs: Sequence[Output] | None = None,
+        seed: int | None = None,
+        preview_interval: int = 0,
+        progress_interval: float | None = None,
+        top_predictions: int = 5,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[SynthesisEvent, None]:
+        """Make pictures of what the model has learned: as `whylight.Client.synthesize`.
+
+        To leave the loop early, put the iterator inside ``contextlib.aclosing(...)``, so that the work ends at once.
+        """
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        message = await asyncio.to_thread(  # reads files
+            build_synthesis,
+            request,
+            size=size,
+            outputs=outputs,
+            preview_interval=preview_interval,
+            top_predictions=top_predictions,
+            max_bytes=self._max_bytes,
+        )
+        async with aclosing(self._events("Synthesize", message, deadline)) as events:
+            async for event in events:
+                yield wire.synthesis_event_from_proto(event)
+
+    async def inspect(
+        self,
+        method: str,
+        pictures: Image | Sequence[Image] = (),
+        *,
+        target: Targets = None,
+        model: str = "",
+        options: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        progress_interval: float | None = None,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[InspectionEvent, None]:
+        """Show what the model sees inside: as `whylight.Client.inspect`."""
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        message = await asyncio.to_thread(build_inspection, request, max_bytes=self._max_bytes)  # reads files
+        async with aclosing(self._events("Inspect", message, deadline)) as events:
+            async for event in events:
+                yield wire.inspection_event_from_proto(event)
+
     async def methods(self, *, deadline: float | None = None) -> list[MethodInfo]:
         """Return the methods, in the order of their names, without the schemas of their options."""
         return await self._ask(queries.list_methods(), deadline)
@@ -156,6 +215,51 @@ class AsyncClient(BaseClient):
     async def method(self, name: str, *, deadline: float | None = None) -> MethodInfo:
         """Return one method, with the JSON schema of its options."""
         return await self._ask(queries.get_method(name), deadline)
+
+    async def evaluate(
+        self,
+        images: Image | Input | list[Image | Input] | tuple[Image | Input, ...],
+        methods: Methods,
+        metrics: Metrics = ("insertion", "deletion", "road"),
+        *,
+        model: str = "",
+        target: Targets = None,
+        outputs: Sequence[Output] = (),
+        seed: int | None = None,
+        top_predictions: int = 5,
+        deadline: float | None = None,
+    ) -> Evaluation:
+        """Measure how far the maps of several methods can be trusted, and rank the methods, in one call.
+
+        Args:
+            images: one image or a list of them, as `explain` takes them.
+            methods: names of methods, or `MethodCall`s, which have options and seeds of their own.
+            metrics: names of metrics, or `MetricCall`s.
+            model: name of the model; empty means the server's default.
+            target: as for `explain`.
+            outputs: what to make of each map; nothing unless given.
+            seed: seed of the methods that are given by name; None means that the server draws one.
+            top_predictions: how many of the highest predictions to return.
+            deadline: seconds that the call may take, retries included; None means the client's own.
+
+        Returns:
+            For each image its explanations with their measurements, or the exception that stands in their place, and
+            the rankings of the methods.
+
+        Raises:
+            WhylightError: the call as a whole failed, or no image could be explained.
+        """
+        request = Request(images, methods, model, target, outputs=outputs, seed=seed, top_predictions=top_predictions)
+        message = build_evaluation(request, metrics, self._max_bytes)
+        return read_evaluation(request, await self._send("Evaluate", message, deadline))
+
+    async def metrics(self, *, deadline: float | None = None) -> list[MetricInfo]:
+        """Return the metrics of maps, in the order of their names, without the schemas of their options."""
+        return await self._ask(queries.list_metrics(), deadline)
+
+    async def metric(self, name: str, *, deadline: float | None = None) -> MetricInfo:
+        """Return one metric, with the JSON schema of its options."""
+        return await self._ask(queries.get_metric(name), deadline)
 
     async def models(self, *, deadline: float | None = None) -> list[ModelInfo]:
         """Return the models, in the order of their names, without layers and labels."""
@@ -198,6 +302,16 @@ class AsyncClient(BaseClient):
             return await self._rpcs[rpc](message, **self._settings(deadline))
         except grpc.RpcError as error:
             raise error_from_call(error) from error
+
+    async def _events(self, rpc: str, message: Any, deadline: float | None) -> AsyncGenerator[Any, None]:
+        call = self._rpcs[rpc](message, **self._stream_settings(deadline))
+        try:
+            async for event in call:
+                yield event
+        except grpc.RpcError as error:
+            raise error_from_call(error) from error
+        finally:
+            call.cancel()
 
     async def _ask(self, steps: queries.Steps[Answered], deadline: float | None) -> Answered:
         answer: Any = None

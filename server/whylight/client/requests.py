@@ -6,9 +6,10 @@ import numbers
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from whylight import wire
+from whylight.calls import MethodCall, MetricCall
 from whylight.client.pictures import Image, read_picture
 from whylight.decode import companion_array
 from whylight.errors import InternalError, InvalidInput, WhylightError
@@ -41,17 +42,9 @@ class Input:
     companions: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MethodCall:
-    """A method with its own options and seed, for requests with several methods."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int | None = None
-
-
 Images: TypeAlias = "AsyncIterable[Image | Input] | Iterable[Image | Input]"
 Methods: TypeAlias = "str | MethodCall | Sequence[str | MethodCall]"
+Metrics: TypeAlias = "str | MetricCall | Sequence[str | MetricCall]"
 
 
 @dataclass(frozen=True)
@@ -95,12 +88,20 @@ def build_request(request: Request, max_bytes: int | None = None) -> pb.ExplainR
         model=request.model,
         methods=_methods(request),
         inputs=[_input(image, f"inputs[{index}]") for index, image in enumerate(images)],
-        targets=[wire.target_to_proto(target) for target in _targets(request.target, "targets")],
+        targets=[wire.target_to_proto(target) for target in targets_of(request.target, "targets")],
         outputs=[wire.output_to_proto(output) for output in request.outputs or ()],
         top_predictions=integer(
             request.top_predictions, 32, signed=False, reason="REQUEST_INVALID", field="top_predictions"
         ),
     )
+    return checked_size(message, max_bytes)
+
+
+AnyRequest = TypeVar("AnyRequest", pb.ExplainRequest, pb.EvaluateRequest)
+
+
+def checked_size(message: AnyRequest, max_bytes: int | None) -> AnyRequest:
+    """Return a message that is small enough to be sent; see `build_request`."""
     if max_bytes is not None and (size := message.ByteSize()) > max_bytes:
         raise InvalidInput(
             f"the request has {size} bytes, more than the {max_bytes} that a message may have: send smaller pictures, "
@@ -173,13 +174,14 @@ def _methods(request: Request) -> Iterable[pb.MethodCall]:
 
 def _input(image: Image | Input, place: str) -> pb.Input:
     if isinstance(image, Input):
-        targets = _targets(image.target, f"{place}.targets")
+        targets = targets_of(image.target, f"{place}.targets")
         companions = {name: companion_array(values) for name, values in image.companions.items()}
         return wire.input_to_proto(read_picture(image.image, place), targets, companions)
     return wire.input_to_proto(read_picture(image, place))
 
 
-def _targets(targets: Targets, place: str) -> list[Target]:
+def targets_of(targets: Targets, place: str) -> list[Target]:
+    """Return targets as a caller writes them as targets; errors name `place`."""
     if targets is None:
         return []
     several: Any = targets if isinstance(targets, list | tuple) else [targets]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
 import grpc
 from grpc_health.v1 import health_pb2
 
+from whylight import wire
 from whylight.client import queries
 from whylight.client.base import BaseClient
-from whylight.client.catalog import MethodInfo, ModelInfo, PluginInfo, ServerInfo
+from whylight.client.catalog import MethodInfo, MetricInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import Connection
 from whylight.client.conversation import Conversation
+from whylight.client.evaluations import build_evaluation, read_evaluation
 from whylight.client.failures import error_from_call
+from whylight.client.long_requests import LongRequest, build_inspection, build_synthesis
 from whylight.client.pictures import Image
 from whylight.client.requests import (
     Answer,
     Input,
     Methods,
+    Metrics,
     Request,
     Result,
     Targets,
@@ -30,7 +35,9 @@ from whylight.client.requests import (
 )
 from whylight.client.sync_stream import stream_answers
 from whylight.errors import Unavailable
+from whylight.evaluation import Evaluation
 from whylight.explanation import Explained
+from whylight.made import InspectionEvent, SynthesisEvent
 from whylight.outputs import Output
 from whylight.progress import Progress
 
@@ -183,6 +190,84 @@ class Client(BaseClient):
             max_in_flight,
         )
 
+    def synthesize(
+        self,
+        method: str,
+        target: Targets = None,
+        *,
+        pictures: Image | Sequence[Image] = (),
+        model: str = "",
+        options: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
+        outputs: Sequence[Output] | None = None,
+        seed: int | None = None,
+        preview_interval: int = 0,
+        progress_interval: float | None = None,
+        top_predictions: int = 5,
+        deadline: float | None = None,
+    ) -> Generator[SynthesisEvent, None, None]:
+        """Make pictures of what the model has learned, one for each target, and yield what happens as it happens.
+
+        The work begins with the first event that is asked for; closing the iterator takes it back.
+
+        Args:
+            method: name of a method, such as "activation-maximization".
+            target: what a picture is to show: a class index, a label, a `Target`, or a list of them.
+            pictures: those that the method starts from or works towards, in its order; or the only one.
+            model: name of the model; empty means the server's default.
+            options: options of the method.
+            size: (height, width) of the pictures; None means that of the model's input.
+            outputs: what to make of each result; None means a PNG.
+            seed: seed for every target; None means that the server draws one for each.
+            preview_interval: steps between two previews; 0 means none.
+            progress_interval: least seconds between two events of progress of a target; None is a quarter of a second.
+            top_predictions: how many of the highest predictions to return with each result.
+            deadline: seconds that the call may take; None means for ever.
+
+        Yields:
+            `SynthesisProgress` and `SynthesisPreview`, and in the end, in the order of the targets, `SynthesisResult`
+            or, where others have a result, `SynthesisFailure`.
+
+        Raises:
+            WhylightError: nothing could be made.
+        """
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        message = build_synthesis(
+            request,
+            size=size,
+            outputs=outputs,
+            preview_interval=preview_interval,
+            top_predictions=top_predictions,
+            max_bytes=self._max_bytes,
+        )
+        with closing(self._events("Synthesize", message, deadline)) as events:
+            yield from map(wire.synthesis_event_from_proto, events)
+
+    def inspect(
+        self,
+        method: str,
+        pictures: Image | Sequence[Image] = (),
+        *,
+        target: Targets = None,
+        model: str = "",
+        options: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        progress_interval: float | None = None,
+        deadline: float | None = None,
+    ) -> Generator[InspectionEvent, None, None]:
+        """Show what the model sees inside, and yield what happens as it happens: `InspectionProgress`, then the result.
+
+        `pictures` are the inputs to look at, or the only one; the other arguments are as those of `synthesize`. Closing
+        the iterator takes the work back.
+
+        Raises:
+            WhylightError: it failed.
+        """
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        message = build_inspection(request, max_bytes=self._max_bytes)
+        with closing(self._events("Inspect", message, deadline)) as events:
+            yield from map(wire.inspection_event_from_proto, events)
+
     def methods(self, *, deadline: float | None = None) -> list[MethodInfo]:
         """Return the methods, in the order of their names, without the schemas of their options."""
         return self._ask(queries.list_methods(), deadline)
@@ -190,6 +275,51 @@ class Client(BaseClient):
     def method(self, name: str, *, deadline: float | None = None) -> MethodInfo:
         """Return one method, with the JSON schema of its options."""
         return self._ask(queries.get_method(name), deadline)
+
+    def evaluate(
+        self,
+        images: Image | Input | list[Image | Input] | tuple[Image | Input, ...],
+        methods: Methods,
+        metrics: Metrics = ("insertion", "deletion", "road"),
+        *,
+        model: str = "",
+        target: Targets = None,
+        outputs: Sequence[Output] = (),
+        seed: int | None = None,
+        top_predictions: int = 5,
+        deadline: float | None = None,
+    ) -> Evaluation:
+        """Measure how far the maps of several methods can be trusted, and rank the methods, in one call.
+
+        Args:
+            images: one image or a list of them, as `explain` takes them.
+            methods: names of methods, or `MethodCall`s, which have options and seeds of their own.
+            metrics: names of metrics, or `MetricCall`s.
+            model: name of the model; empty means the server's default.
+            target: as for `explain`.
+            outputs: what to make of each map; nothing unless given.
+            seed: seed of the methods that are given by name; None means that the server draws one.
+            top_predictions: how many of the highest predictions to return.
+            deadline: seconds that the call may take, retries included; None means the client's own.
+
+        Returns:
+            For each image its explanations with their measurements, or the exception that stands in their place, and
+            the rankings of the methods.
+
+        Raises:
+            WhylightError: the call as a whole failed, or no image could be explained.
+        """
+        request = Request(images, methods, model, target, outputs=outputs, seed=seed, top_predictions=top_predictions)
+        message = build_evaluation(request, metrics, self._max_bytes)
+        return read_evaluation(request, self._send("Evaluate", message, deadline))
+
+    def metrics(self, *, deadline: float | None = None) -> list[MetricInfo]:
+        """Return the metrics of maps, in the order of their names, without the schemas of their options."""
+        return self._ask(queries.list_metrics(), deadline)
+
+    def metric(self, name: str, *, deadline: float | None = None) -> MetricInfo:
+        """Return one metric, with the JSON schema of its options."""
+        return self._ask(queries.get_metric(name), deadline)
 
     def models(self, *, deadline: float | None = None) -> list[ModelInfo]:
         """Return the models, in the order of their names, without layers and labels."""
@@ -237,6 +367,15 @@ class Client(BaseClient):
             return self._rpcs[rpc](message, **self._settings(deadline))
         except grpc.RpcError as error:
             raise error_from_call(error) from error
+
+    def _events(self, rpc: str, message: Any, deadline: float | None) -> Generator[Any, None, None]:
+        call = self._rpcs[rpc](message, **self._stream_settings(deadline))
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise error_from_call(error) from error
+        finally:
+            call.cancel()
 
     def _ask(self, steps: queries.Steps[Answered], deadline: float | None) -> Answered:
         answer: Any = None

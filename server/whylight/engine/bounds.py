@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from whylight.engine.frames import FRAME_BYTES
 
+_LONG_ITEMS = 16
+_LONG_COST = 1e12
+_LONG_DELAY = 0.05
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -27,6 +31,21 @@ class Bounds:
     max_queued_items: int = 4096
     max_queued_cost: float = 65536.0
     max_queued_bytes: int = 512 * 2**20
+
+    def of_long_work(self) -> Bounds:
+        """Return the bounds of long work, whose cost says how long it takes and not what must be there at once.
+
+        It gathers for a moment, which is nothing beside the time that it takes, so that calls for the same share steps.
+        """
+        return Bounds(
+            max_batch_items=min(self.max_batch_items, _LONG_ITEMS),
+            max_batch_cost=_LONG_COST,
+            max_batch_bytes=self.max_batch_bytes,
+            max_delay=max(self.max_delay, _LONG_DELAY),
+            max_queued_items=self.max_queued_items,
+            max_queued_cost=_LONG_COST,
+            max_queued_bytes=self.max_queued_bytes,
+        )
 
     def __post_init__(self) -> None:
         for name in ("items", "cost", "bytes"):

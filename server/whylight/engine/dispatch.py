@@ -62,6 +62,7 @@ class Dispatcher:
         self._clock = clock
         self._stuck_after = stuck_after
         self.scheduler = Scheduler(bounds)
+        self.long = Scheduler(bounds.of_long_work())
         self.roster = Roster()
         self.idle = asyncio.Event()
         self.idle.set()
@@ -74,13 +75,26 @@ class Dispatcher:
     def __len__(self) -> int:
         return len(self._live)
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait for a worker."""
+        return len(self.scheduler) + len(self.long)
+
+    def hasten(self) -> None:
+        """Let batches leave unfilled from now on."""
+        self.scheduler.draining = self.long.draining = True
+        self.pump()
+
     def submit(self, items: Sequence[Item]) -> None:
         """Take all of `items`, or none.
 
         Raises:
             WhylightError: as Scheduler.admit.
         """
-        self.scheduler.admit([item.ticket for item in items], self._clock.now())
+        for scheduler, of_long in ((self.scheduler, False), (self.long, True)):
+            tickets = [item.ticket for item in items if item.plan.long is of_long]
+            if tickets:  # the items of a call have one plan, so that all go to the same
+                scheduler.admit(tickets, self._clock.now())
         self._live.update((item.ticket.id, item) for item in items)
         if items:
             self.idle.clear()
@@ -91,12 +105,14 @@ class Dispatcher:
         ids = [item.ticket.id for item in items if item.ticket.id in self._live]
         if ids:
             self.scheduler.cancel(ids)
+            self.long.cancel(ids)
             self._recall(ids)
             self._end(ids, lambda: InternalError("nobody waits for this"))
 
     def abandon(self, error: Callable[[], WhylightError], *, waiting_only: bool = False) -> None:
         """End every item, or every item that waits, with an error."""
-        waiting = [ticket.id for ticket in self.scheduler.cancel(list(self._live))]
+        everything = list(self._live)
+        waiting = [one.id for scheduler in (self.scheduler, self.long) for one in scheduler.cancel(everything)]
         self._end(waiting, error)
         if not waiting_only:
             self._recall(self._live)
@@ -111,15 +127,15 @@ class Dispatcher:
     def add_worker(self, worker: int) -> None:
         """Count a worker in and give it work."""
         self.roster.add(worker, self._clock.now())
-        self.scheduler.throughput.workers = len(self.roster)
+        self.scheduler.throughput.workers = self.long.throughput.workers = len(self.roster)
         self.pump()
 
     def remove_worker(self, worker: int, error: Callable[[], WhylightError]) -> None:
         """Count a worker out; what it held ends with an error."""
         for flight in self.roster.remove(worker):
-            self.scheduler.given_up()
+            (self.long if flight.long else self.scheduler).given_up()
             self._end([ticket.id for ticket in flight.formed.tickets], error)
-        self.scheduler.throughput.workers = len(self.roster)
+        self.scheduler.throughput.workers = self.long.throughput.workers = len(self.roster)
         self.pump()
 
     def take_result(self, result: worker_pb2.ItemResult) -> None:
@@ -143,6 +159,12 @@ class Dispatcher:
         if item is not None and item.flight is not None and item.watch is not None:
             item.watch.tell(item.index, progress)
 
+    def take_preview(self, preview: worker_pb2.ItemPreview) -> None:
+        """Hand on what a worker shows of an item that it is not done with."""
+        item = self._live.get(preview.item_id)
+        if item is not None and item.flight is not None and item.watch is not None and item.watch.show is not None:
+            item.watch.show(item.index, preview)
+
     def take_done(self, worker: int, done: worker_pb2.BatchDone) -> None:
         """Close a batch and send the next one."""
         flight = self.roster.finish(worker, done.batch_id, self._clock.now())
@@ -150,7 +172,7 @@ class Dispatcher:
             _log.error("worker %d finished batch %d, which it does not have", worker, done.batch_id)
             return
         busy = duration_to_seconds(done.busy_time)
-        self.scheduler.finished(flight.formed.cost, busy)
+        (self.long if flight.long else self.scheduler).finished(flight.formed.cost, busy)
         forgotten = [ticket.id for ticket in flight.formed.tickets if ticket.id in self._live]
         if forgotten:
             _log.error("worker %d gave no result for %d items of batch %d", worker, len(forgotten), flight.id)
@@ -175,6 +197,11 @@ class Dispatcher:
                 due = slot.due if early else math.inf
                 break
             self._send(slot.worker, formed, now)
+        while len(self.long) and (worker := self.roster.long_slot()) is not None:
+            formed = self.long.next_batch(now)
+            if formed is None:
+                break
+            self._send(worker, formed, now)
         self._set_timer(now, due)
 
     def _send(self, worker: int, formed: FormedBatch, now: float) -> None:
@@ -182,13 +209,21 @@ class Dispatcher:
         spec = items[0].plan.spec
         queue_times = tuple(now - item.arrived for item in items)
         methods = tuple(method.name for method in spec.methods)
-        flight = Flight(next(self._batch_ids), worker, formed, now, spec.model, methods, queue_times)
+        long = items[0].plan.long
+        flight = Flight(next(self._batch_ids), worker, formed, now, spec.model, methods, queue_times, long=long)
         batch = worker_pb2.Batch(batch_id=flight.id, spec=spec)
         for item in items:
             item.flight = flight
             self._flying.add(item.ticket.id, item.ticket.deadline)
             progress = item.watch.spec if item.watch else None
-            batch.items.add(item_id=item.ticket.id, input=item.input, seeds=item.seeds, progress=progress)
+            batch.items.add(
+                item_id=item.ticket.id,
+                input=item.input,
+                seeds=item.seeds,
+                progress=progress,
+                pictures=item.pictures,
+                preview_interval=item.preview_interval,
+            )
         self.roster.send(flight)
         self._pool.send(worker, worker_pb2.FrontEndFrame(batch=batch))
 
@@ -217,7 +252,7 @@ class Dispatcher:
             self._timer.cancel()
             self._timer = None
         stuck = min(self._stuck().values(), default=math.inf)
-        when = min(self.scheduler.next_event(now), self._flying.next(), due, stuck)
+        when = min(self.scheduler.next_event(now), self.long.next_event(now), self._flying.next(), due, stuck)
         if when < math.inf:
             self._timer = self._clock.call_at(when, self._tick)
 
@@ -225,7 +260,7 @@ class Dispatcher:
         now = self._clock.now()
         late = self._flying.passed(now)
         self._recall(late)
-        late += [ticket.id for ticket in self.scheduler.expire(now)]
+        late += [ticket.id for scheduler in (self.scheduler, self.long) for ticket in scheduler.expire(now)]
         self._end(late, lambda: DeadlineExceeded("the deadline passed before there was a result"))
         for worker, when in self._stuck().items():
             if when <= now:

@@ -88,7 +88,7 @@ class Engine:
     @property
     def queued(self) -> int:
         """How many items wait for a worker."""
-        return len(self._dispatcher.scheduler)
+        return self._dispatcher.waiting
 
     @property
     def in_flight(self) -> int:
@@ -156,8 +156,7 @@ class Engine:
 
     def hasten(self) -> None:
         """Let batches leave unfilled from now on: no more work is to come that could fill them."""
-        self._dispatcher.scheduler.draining = True
-        self._dispatcher.pump()
+        self._dispatcher.hasten()
 
     async def drain(self, grace: float = 30.0) -> None:
         """Take no more work, finish what there is within `grace` seconds, and stop the workers."""
@@ -194,6 +193,10 @@ class Engine:
                 self._dispatcher.take_result(frame.result)
             case "progress":
                 self._dispatcher.take_progress(frame.progress)
+            case "preview":
+                self._dispatcher.take_preview(frame.preview)
+            case "alive":
+                pass
             case "done":
                 self._dispatcher.take_done(worker, frame.done)
             case "plan":
@@ -231,7 +234,7 @@ class Engine:
             id=next(self._item_ids),
             queue=(plan.key, signature(input)),
             cost=plan.item_cost(len(input.targets)) * evaluations(input, model),
-            size=input.ByteSize(),
+            size=input.ByteSize() + sum(picture.ByteSize() for picture in work.pictures),
             deadline=math.inf if work.deadline is None else work.deadline,
         )
         if ticket.size > FRAME_BYTES // 2:
@@ -240,7 +243,19 @@ class Engine:
                 reason="REQUEST_TOO_LARGE",
             )
         outcome = asyncio.get_running_loop().create_future()
-        return Item(ticket, plan, input, seeds, arrived, outcome, work.room, work.watch, index)
+        return Item(
+            ticket,
+            plan,
+            input,
+            seeds,
+            arrived,
+            outcome,
+            work.room,
+            work.watch,
+            index,
+            work.pictures,
+            work.preview_interval,
+        )
 
     def _model(self, name: str) -> catalog_pb2.Model | None:
         return next((model for model in self.catalog.models if model.name == name), None) if self.catalog else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from whylight.engine.plan import Plan
@@ -18,8 +19,8 @@ class Item:
     """An input, what is to be done to it, and the future that its caller awaits.
 
     `seeds` has one for each method, or none at all; `arrived` is when its call came, in seconds; `room` what the
-    results of its call have to fit in; `watch` who is told of its progress, as that of input `index`; `flight` the
-    batch that carries it, None while it waits.
+    results of its call have to fit in; `watch` who is told of its progress, as that of input `index`; `pictures`
+    and `preview_interval` belong to long work; `flight` is the batch that carries it, None while it waits.
     """
 
     ticket: Ticket
@@ -31,6 +32,8 @@ class Item:
     room: AnswerRoom | None = None
     watch: Watch | None = None
     index: int = 0
+    pictures: Sequence[v1.Input] = ()
+    preview_interval: int = 0
     flight: Flight | None = None
 
     def end(self, outcome: v1.InputResult | WhylightError) -> None:

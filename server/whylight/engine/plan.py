@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
 from whylight.errors import WhylightError
+from whylight.v1 import catalog_pb2
 from whylight.wire.errors import error_from_proto
 from whylight.worker.v1 import worker_pb2
 
@@ -27,6 +28,11 @@ class Plan:
     cost_per_target: float
     stochastic: tuple[bool, ...]
 
+    @property
+    def long(self) -> bool:
+        """Whether it is done in slices, between batches of other work."""
+        return self.spec.kind in (catalog_pb2.METHOD_KIND_SYNTHESIS, catalog_pb2.METHOD_KIND_INSPECTION)
+
     def item_cost(self, targets: int) -> float:
         """Return what one input with so many targets costs."""
         return self.cost + max(targets - 1, 0) * self.cost_per_target
@@ -39,10 +45,10 @@ def canonical(spec: worker_pb2.PlanSpec) -> worker_pb2.PlanSpec:
     """
     copy = worker_pb2.PlanSpec()
     copy.CopyFrom(spec)
-    for method in copy.methods:
-        method.ClearField("seed")
-        if not method.options.fields:
-            method.ClearField("options")
+    for call in [*copy.methods, *copy.metrics]:
+        call.ClearField("seed")
+        if not call.options.fields:
+            call.ClearField("options")
     return copy
 
 

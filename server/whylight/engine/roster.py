@@ -10,6 +10,9 @@ from whylight.engine.scheduler import FormedBatch
 OUTSTANDING = 2
 """Batches that a worker holds at most: the one it computes and the one it decodes meanwhile."""
 
+LONG_OUTSTANDING = 4
+"""Batches of long work that a worker holds at most; they take turns, a step each, and are no hindrance to others."""
+
 _LEAD = 0.5
 """How much of a batch has to be done, by the measured pace, before a next one that is not full is sent after it. Sent
 at once, it would be a batch of the one or two items that came first, and all others would wait behind it."""
@@ -17,7 +20,7 @@ at once, it would be a batch of the one or two items that came first, and all ot
 
 @dataclass
 class Flight:
-    """A batch at a worker. Times in seconds; it starts when those before it at the worker are done."""
+    """A batch at a worker. Times in seconds; it starts when those before it are done, long work at once."""
 
     id: int
     worker: int
@@ -27,6 +30,7 @@ class Flight:
     methods: tuple[str, ...] = ()
     queue_times: tuple[float, ...] = ()
     started: float | None = None
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Slot:
 class _Worker:
     heard: float
     flights: OrderedDict[int, Flight] = field(default_factory=OrderedDict)
+    long: dict[int, Flight] = field(default_factory=dict)
 
 
 class Roster:
@@ -62,7 +67,7 @@ class Roster:
     def remove(self, worker: int) -> list[Flight]:
         """Count a worker out and return what it held; nothing for one that was not in."""
         gone = self._up.pop(worker, None)
-        return list(gone.flights.values()) if gone else []
+        return [*gone.flights.values(), *gone.long.values()] if gone else []
 
     def least_loaded(self) -> int | None:
         """Return the worker with the fewest batches, among those with the least cost; None when there is none."""
@@ -78,15 +83,26 @@ class Roster:
             return Slot(worker, due=float("-inf"))
         return Slot(worker, due=running.started + _LEAD * running.formed.cost / pace)
 
+    def long_slot(self) -> int | None:
+        """Return the worker that the next long work goes to, None when all have enough."""
+        worker = min(self._up, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)
+        return None if worker is None or len(self._up[worker].long) >= LONG_OUTSTANDING else worker
+
     def send(self, flight: Flight) -> None:
-        """Put a batch behind those that its worker has."""
+        """Put a batch behind those that its worker has, or long work beside them."""
         worker = self._up[flight.worker]
+        if flight.long:
+            flight.started = flight.sent
+            worker.long[flight.id] = flight
+            return
         if not worker.flights:
             flight.started = flight.sent
         worker.flights[flight.id] = flight
 
     def finish(self, worker: int, batch: int, now: float) -> Flight | None:
         """Take out a batch that is done, so that the next one starts; None for one that the worker does not have."""
+        if batch in self._up[worker].long:
+            return self._up[worker].long.pop(batch)
         flights = self._up[worker].flights
         flight = flights.pop(batch, None)
         following = next(iter(flights.values()), None)
@@ -102,7 +118,8 @@ class Roster:
         """Return when each worker with work is to be given up, if it says nothing until then.
 
         That is `patience` seconds after its last sign of life or the start of its batch, and four times as long as the
-        batch should take at the measured pace more.
+        batch should take at the measured pace more. Long work gives signs of life as it goes, so that it may take as
+        long as it likes.
         """
         times = {}
         for number, worker in self._up.items():
@@ -110,8 +127,11 @@ class Roster:
             if running is not None:
                 expected = running.formed.cost / pace if pace else 0.0
                 times[number] = max(worker.heard, running.started or worker.heard) + patience + 4 * expected
+            elif worker.long:
+                begun = max(flight.sent for flight in worker.long.values())
+                times[number] = max(worker.heard, begun) + patience
         return times
 
-    def _load(self, worker: int) -> tuple[int, float, int]:
-        flights = self._up[worker].flights
-        return len(flights), sum(flight.formed.cost for flight in flights.values()), worker
+    def _load(self, worker: int) -> tuple[int, int, float, int]:
+        flights, long = self._up[worker].flights, self._up[worker].long
+        return len(flights), len(long), sum(flight.formed.cost for flight in flights.values()), worker

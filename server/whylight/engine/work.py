@@ -45,11 +45,12 @@ class Watch:
 
     `spec` goes to the worker with every input. `tell` is called from the event loop with the index of an input and what
     the worker says of it, never after that input's end; it must not block. What is told is for caller and worker to
-    understand: the engine only carries it.
+    understand: the engine only carries it. `show` is given the previews of a synthesis in the same way.
     """
 
     spec: v1.ProgressSpec
     tell: Callable[[int, worker_pb2.ItemProgress], None]
+    show: Callable[[int, worker_pb2.ItemPreview], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Work:
     one for each method, the same for all inputs, so that an input gets the same numbers alone and beside others; where
     it is None, or there are none, the engine draws one for each input if the method is stochastic. `deadline` is
     absolute, on the clock of the running loop (``loop.time()``). The call fails as soon as its results outgrow `room`:
-    what does not fit is neither kept nor made. `watch` is told of progress.
+    what does not fit is neither kept nor made. `watch` is told of progress. Each input of long work is given all of
+    `pictures`, and shows what there is of it at every `preview_interval`-th step.
     """
 
     spec: worker_pb2.PlanSpec
@@ -70,6 +72,8 @@ class Work:
     deadline: float | None = None
     room: AnswerRoom | None = None
     watch: Watch | None = None
+    pictures: Sequence[v1.Input] = ()
+    preview_interval: int = 0
 
 
 def signature(item: v1.Input) -> str:

@@ -17,6 +17,7 @@ from whylight.method import Batch, Maps
 from whylight.target import Target
 
 if TYPE_CHECKING:
+    from whylight.explainer.long_plan import LongPlan
     from whylight.models import Model
     from whylight.subject import CancelToken, Subject
 
@@ -41,7 +42,7 @@ def batch_of(
     """
     rows = tuple(row for row, wanted in enumerate(targets) for _ in wanted)
     flat = tuple(target for wanted in targets for target in wanted)
-    return Batch(_stacked(model, inputs), flat, rows, cancel, companions=_companions(model, inputs))
+    return Batch(stacked(model, inputs), flat, rows, cancel, companions=_companions(model, inputs))
 
 
 def attribute(planned: PlannedMethod, subject: Subject, batch: Batch) -> Attributed:
@@ -75,7 +76,7 @@ def attribute(planned: PlannedMethod, subject: Subject, batch: Batch) -> Attribu
     return Attributed(maps, numbers)
 
 
-def predict(plan: ExplanationPlan, subject: Subject, batch: Batch) -> list[tuple[Prediction, ...]]:
+def predict(plan: ExplanationPlan | LongPlan, subject: Subject, batch: Batch) -> list[tuple[Prediction, ...]]:
     """Return the highest predictions of each input, best first; none where the output is no vector of class scores."""
     if plan.top_predictions == 0:
         return [()] * len(batch.inputs)
@@ -104,7 +105,7 @@ def _companions(model: Model, inputs: Sequence[DecodedInput]) -> dict[str, Tenso
     return together
 
 
-def _stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:
+def stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:
     """Return `[N, C, H, W]` in the order of `inputs`, which may be pictures and arrays side by side."""
     pictures = [n for n, item in enumerate(inputs) if item.is_picture]
     arrays = [n for n, item in enumerate(inputs) if not item.is_picture]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import time
@@ -13,13 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
-import torch
 
 from whylight.decode import DecodedInput
 from whylight.errors import Cancelled, InvalidInput, Overloaded, WhylightError
 from whylight.explainer.attribution import Attributed, attribute, batch_of, predict
 from whylight.explainer.inputs import answer_bytes, decode_input, target_bytes
 from whylight.explainer.jobs import Answers, Job, halves
+from whylight.explainer.lacking import free_memory, is_out_of_memory
 from whylight.explainer.measuring import Measuring
 from whylight.explainer.plan import ExplanationPlan, PlannedMethod, make_plan, method_failed
 from whylight.explainer.progress import Reporter, Watcher
@@ -182,9 +181,9 @@ class Explainer:
                 answers.add(job, explained)
             return []
         error = outcome.error
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             error.__traceback__ = None  # with it go the tensors of the failed run
-            _free_memory()
+            free_memory()
             log.warning("out of memory with %d inputs; going on with fewer", len(jobs))
             smaller = halves(jobs)
             if not smaller:
@@ -334,16 +333,3 @@ class Explainer:
         except Exception:
             return False
         return True
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory from other failures; on a CPU torch says it only in words."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

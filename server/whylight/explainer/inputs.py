@@ -23,6 +23,7 @@ from whylight.target import Similarity, Target, size_of
 
 if TYPE_CHECKING:
     from whylight.models import Model, Transform
+    from whylight.models.transform import Fitted
 
 _LONGEST = 64
 """How many times one side may be as long as the other: a resize of the shorter side blows a thin picture up."""
@@ -111,11 +112,16 @@ def _of_reference(error: WhylightError, field: str) -> WhylightError:
     return error
 
 
-def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str, drawn: bool) -> DecodedInput:
-    transform = plan.model.transform
+def fit_picture(transform: Transform, model: str, picture: Image.Image, field: str) -> Fitted:
+    """Bring an upright RGB picture to what a model takes.
+
+    Raises:
+        InvalidInput: IMAGE_TOO_LARGE, one side is far longer than the other.
+        Unsupported: INPUT_UNSUPPORTED, the model takes neither grey nor colour pictures.
+    """
     if transform.channels not in (1, 3):
         raise Unsupported(
-            f"the model {plan.model.name!r} takes {transform.channels} channels; send a float tensor, not a picture",
+            f"the model {model!r} takes {transform.channels} channels; send a float tensor, not a picture",
             reason="INPUT_UNSUPPORTED",
             field=field,
         )
@@ -125,7 +131,11 @@ def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str, drawn: 
             reason="IMAGE_TOO_LARGE",
             field=field,
         )
-    fitted = transform.fit(picture)
+    return transform.fit(picture)
+
+
+def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str, drawn: bool) -> DecodedInput:
+    fitted = fit_picture(plan.model.transform, plan.model.name, picture, field)
     return DecodedInput(
         values=fitted.pixels,
         seen=_rgb(fitted.pixels) if drawn and plan.draws_on_seen else None,

@@ -13,7 +13,7 @@ from torch import Tensor
 from whylight import ops
 from whylight.errors import InvalidInput, MethodFailed, NotFound, Unsupported, WhylightError
 from whylight.explainer.measuring import PlannedMetric, plan_metric
-from whylight.method import Attribution, Need, Presentation
+from whylight.method import Attribution, Method, Need, Presentation, Synthesis
 from whylight.options import Options, parse_options
 from whylight.outputs import Canvas, Output, PictureOutput, PictureStyle, check_outputs
 from whylight.profile import PROFILES
@@ -120,7 +120,7 @@ def make_plan(
     """
     model = models.get(model_name)
     if model is None:
-        raise _not_found("model", model_name, models, "model")
+        raise not_found("model", model_name, models, "model")
     if not calls:
         raise InvalidInput("there are no methods; at least 1 is needed", field="methods")
     if top_predictions < 0:
@@ -156,17 +156,11 @@ def _planned(
     """Check one method; `place` is the path of its call."""
     offered = methods.get(method_name)
     if offered is None:
-        raise _not_found("method", method_name, methods, f"{place}.name")
+        raise not_found("method", method_name, methods, f"{place}.name")
     method = offered.method
     if not isinstance(method, Attribution):
-        raise Unsupported(f"{method_name!r} does not explain inputs", field=f"{place}.name")
-    missing = sorted(need.value for need in method.needs - model.capabilities)
-    if missing:
-        raise Unsupported(
-            f"the method {method_name!r} needs {', '.join(missing)}, which the model {model.name!r} has not",
-            field=f"{place}.name",
-            metadata={"method": method_name, "missing": ",".join(missing)},
-        )
+        raise other_question(offered, "an attribution", f"{place}.name")
+    missing_needs(model, method, f"{place}.name")
     try:
         given = parse_options(method.Options, options)
         parsed = _with_layer(model, method, given)
@@ -235,7 +229,35 @@ def _colours(index: int, output: Output, presentation: Presentation) -> Tensor |
         raise error.within(f"outputs[{index}]") from None
 
 
-def _not_found(kind: str, name: str, known: Collection[str], field: str) -> NotFound:
+def other_question(offered: OfferedMethod, wanted: str, field: str) -> Unsupported:
+    """Make the error of a method that is named where another question is asked."""
+    kinds = ((Attribution, "an attribution", "Explain"), (Synthesis, "a synthesis", "Synthesize"))
+    found = ((what, call) for kind, what, call in kinds if isinstance(offered.method, kind))
+    what, call = next(found, ("an inspection", "Inspect"))
+    return Unsupported(
+        f"the method {offered.method.name!r} is {what}, not {wanted}; {call} is the call for it",
+        field=field,
+        metadata={"method": offered.method.name},
+    )
+
+
+def missing_needs(model: Model, method: Method, field: str) -> None:
+    """Refuse a model that lacks something that the method needs.
+
+    Raises:
+        Unsupported: METHOD_UNSUPPORTED, naming what is missing.
+    """
+    missing = sorted(need.value for need in method.needs - model.capabilities)
+    if missing:
+        raise Unsupported(
+            f"the method {method.name!r} needs {', '.join(missing)}, which the model {model.name!r} has not",
+            field=field,
+            metadata={"method": method.name, "missing": ",".join(missing)},
+        )
+
+
+def not_found(kind: str, name: str, known: Collection[str], field: str) -> NotFound:
+    """Make the error of a name that nothing has, with those that come close."""
     shown = name if len(name) <= 64 else f"{name[:64]}..."
     close = difflib.get_close_matches(name[:256], known, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(sorted(known)[:20]) or 'none'}"

@@ -42,19 +42,21 @@ class CheckedRequest:
     refused: dict[int, WhylightError]
 
 
-def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str) -> CheckedRequest:
+def check_request(
+    request: v1.ExplainRequest | v1.EvaluateRequest, limits: Limits, default_model: str
+) -> CheckedRequest:
     """Check a request and return it in its normal form. Changes `request`: its targets move into its inputs.
 
     Raises:
         InvalidInput: something is wrong with the request itself.
     """
-    _count(request.inputs, limits.inputs, "inputs", least=1)
-    _count(request.methods, limits.methods, "methods", least=1)
-    _count(request.outputs, limits.outputs, "outputs")
-    _count(request.targets, limits.targets, "targets")
-    _name(request.model, "model")
+    check_count(request.inputs, limits.inputs, "inputs", least=1)
+    check_count(request.methods, limits.methods, "methods", least=1)
+    check_count(request.outputs, limits.outputs, "outputs")
+    check_count(request.targets, limits.targets, "targets")
+    check_name(request.model, "model")
     for index, method in enumerate(request.methods):
-        _method(method, limits, f"methods[{index}]")
+        check_method(method, limits, f"methods[{index}]")
     # Written anew, for they are copied into each input: what we do not know in them would be multiplied.
     targets = [target_to_proto(target) for target in targets_from_proto(request.targets)] or [v1.Target(rank=0)]
     sharing = sum(not item.targets for item in request.inputs)
@@ -77,30 +79,13 @@ def check_request(request: v1.ExplainRequest, limits: Limits, default_model: str
     own_targets = tuple(bool(item.targets) for item in request.inputs)
     for index, item in enumerate(request.inputs):
         try:
-            _input(item, limits, f"inputs[{index}]")
+            check_input(item, limits, f"inputs[{index}]")
         except WhylightError as error:
             refused[index] = error
         if not item.targets:
             item.targets.extend(targets)
     seeds = tuple(method.seed if method.HasField("seed") else None for method in request.methods)
     return CheckedRequest(spec, seeds, request.inputs, own_targets, refused)
-
-
-def check_synthesis(request: v1.SynthesizeRequest, limits: Limits) -> None:
-    """Check a request for a synthesis.
-
-    Raises:
-        InvalidInput: something is wrong with it.
-    """
-    _name(request.model, "model")
-    _method(request.method, limits, "method")
-    _count(request.targets, limits.targets, "targets")
-    _count(request.inputs, limits.inputs, "inputs")
-    _count(request.outputs, limits.outputs, "outputs")
-    targets_from_proto(request.targets)
-    outputs_from_proto(request.outputs)
-    for index, item in enumerate(request.inputs):
-        _input(item, limits, f"inputs[{index}]")
 
 
 def locate(error: WhylightError, index: int, *, own_targets: bool = True) -> WhylightError:
@@ -124,7 +109,8 @@ def _located(field: str, index: int, own_targets: bool) -> str:
     return field
 
 
-def _count(values: Sequence[object], limit: int, things: str, *, field: str = "", least: int = 0) -> None:
+def check_count(values: Sequence[object], limit: int, things: str, *, field: str = "", least: int = 0) -> None:
+    """Refuse too few or too many."""
     if len(values) < least:
         raise InvalidInput(f"there are no {things}; at least {least} is needed", field=field or things)
     if len(values) > limit:
@@ -135,10 +121,11 @@ def _count(values: Sequence[object], limit: int, things: str, *, field: str = ""
         )
 
 
-def _method(method: v1.MethodCall, limits: Limits, field: str) -> None:
+def check_method(method: v1.MethodCall | v1.MetricCall, limits: Limits, field: str, *, kind: str = "method") -> None:
+    """Refuse a method, or a metric, without a name, or with more options than are allowed."""
     if not method.name:
-        raise InvalidInput("the method has no name", field=f"{field}.name")
-    _name(method.name, f"{field}.name")
+        raise InvalidInput(f"the {kind} has no name", field=f"{field}.name")
+    check_name(method.name, f"{field}.name")
     if (size := method.options.ByteSize()) > limits.options_bytes:
         raise InvalidInput(
             f"{size} bytes of options, more than the {limits.options_bytes} that are allowed",
@@ -147,13 +134,15 @@ def _method(method: v1.MethodCall, limits: Limits, field: str) -> None:
         )
 
 
-def _name(name: str, field: str) -> None:
+def check_name(name: str, field: str) -> None:
+    """Refuse a name that is longer than any is."""
     if len(name) > NAME_LENGTH:
         raise InvalidInput(f"a name of {len(name)} characters; {NAME_LENGTH} are allowed", field=field)
 
 
-def _input(item: v1.Input, limits: Limits, field: str) -> None:
-    _count(item.targets, limits.targets, "targets", field=f"{field}.targets")
+def check_input(item: v1.Input, limits: Limits, field: str) -> None:
+    """Refuse an input that is none, with what belongs to it."""
+    check_count(item.targets, limits.targets, "targets", field=f"{field}.targets")
     targets_from_proto(item.targets, f"{field}.targets")
     input_from_proto(item, field, max_elements=limits.tensor_elements)
     companions_from_proto(item, field)

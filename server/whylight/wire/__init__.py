@@ -6,7 +6,7 @@ field; `field` is the path of the message that is read, such as ``inputs[3].tens
 
 from __future__ import annotations
 
-from whylight.wire.artifacts import artifact_from_proto, artifact_to_proto
+from whylight.wire.artifacts import artifact_from_proto, artifact_to_proto, picture_from_proto, picture_to_proto
 from whylight.wire.errors import error_from_proto, error_to_proto
 from whylight.wire.explanations import (
     explained_from_proto,
@@ -19,6 +19,16 @@ from whylight.wire.explanations import (
     result_to_proto,
 )
 from whylight.wire.inputs import companions_from_proto, input_from_proto, input_to_proto
+from whylight.wire.made import (
+    inspection_event_from_proto,
+    synthesis_event_from_proto,
+)
+from whylight.wire.measurements import (
+    measurement_from_proto,
+    measurement_to_proto,
+    ranking_from_proto,
+    ranking_to_proto,
+)
 from whylight.wire.options import dict_to_struct, struct_to_dict
 from whylight.wire.outputs import output_from_proto, output_to_proto, outputs_from_proto
 from whylight.wire.progress import min_interval_from_proto, progress_from_proto, progress_spec_to_proto
@@ -41,18 +51,26 @@ __all__ = [
     "explanation_to_proto",
     "input_from_proto",
     "input_to_proto",
+    "inspection_event_from_proto",
+    "measurement_from_proto",
+    "measurement_to_proto",
     "min_interval_from_proto",
     "output_from_proto",
     "output_to_proto",
     "outputs_from_proto",
+    "picture_from_proto",
+    "picture_to_proto",
     "prediction_from_proto",
     "prediction_to_proto",
     "progress_from_proto",
     "progress_spec_to_proto",
+    "ranking_from_proto",
+    "ranking_to_proto",
     "result_from_proto",
     "result_to_proto",
     "seconds_to_duration",
     "struct_to_dict",
+    "synthesis_event_from_proto",
     "target_from_proto",
     "target_to_proto",
     "targets_from_proto",

@@ -16,9 +16,7 @@ def artifact_to_proto(artifact: Artifact) -> pb.Artifact:
         case Map():
             return pb.Artifact(name=artifact.name, tensor=array_to_tensor(artifact.array))
         case Picture():
-            size = size_to_proto((artifact.width, artifact.height))
-            picture = pb.Picture(media_type=artifact.media_type, data=artifact.data, size=size)
-            return pb.Artifact(name=artifact.name, picture=picture)
+            return pb.Artifact(name=artifact.name, picture=picture_to_proto(artifact))
         case Boxes():
             boxes = [
                 pb.Box(left=box.left, top=box.top, right=box.right, bottom=box.bottom, score=box.score)
@@ -44,8 +42,7 @@ def artifact_from_proto(message: pb.Artifact) -> Artifact:
         with reading(f"the artifact {message.name!r}"):
             return Map(message.name, tensor_to_array(message.tensor))
     if kind == "picture":
-        picture = message.picture
-        return Picture(message.name, picture.data, picture.media_type, picture.size.width, picture.size.height)
+        return picture_from_proto(message.picture, message.name)
     if kind == "boxes":
         if message.boxes.canvas not in CANVASES:
             raise unreadable(f"the boxes {message.name!r} count in an unknown frame")
@@ -58,6 +55,17 @@ def artifact_from_proto(message: pb.Artifact) -> Artifact:
             rows = tuple(tuple(list_to_values(row, "table.rows")) for row in message.table.rows)
         return Table(message.name, tuple(message.table.columns), rows)
     raise unreadable(f"the artifact {message.name!r} is of a kind that this version cannot read ({kind})")
+
+
+def picture_to_proto(picture: Picture) -> pb.Picture:
+    """Return an encoded picture as a message, without its name."""
+    size = size_to_proto((picture.width, picture.height))
+    return pb.Picture(media_type=picture.media_type, data=picture.data, size=size)
+
+
+def picture_from_proto(message: pb.Picture, name: str) -> Picture:
+    """Return a message as an encoded picture of that name."""
+    return Picture(name, message.data, message.media_type, message.size.width, message.size.height)
 
 
 def size_to_proto(size: tuple[int, int]) -> pb.Size:

@@ -7,6 +7,7 @@ from whylight.explanation import Execution, Explained, Explanation, Prediction
 from whylight.v1 import explanation_pb2 as pb
 from whylight.wire.artifacts import artifact_from_proto, artifact_to_proto, size_to_proto
 from whylight.wire.errors import error_from_proto, error_to_proto
+from whylight.wire.measurements import measurement_from_proto, measurement_to_proto
 from whylight.wire.options import dict_to_struct, struct_to_dict
 from whylight.wire.reading import reading, unreadable
 from whylight.wire.scalars import duration_to_seconds, integer, seconds_to_duration
@@ -81,7 +82,7 @@ def explanation_to_proto(explanation: Explanation) -> pb.Explanation:
         method=explanation.method,
         method_version=explanation.method_version,
         options=dict_to_struct(explanation.options),
-        target=target_to_proto(explanation.target),
+        target=None if explanation.target is None else target_to_proto(explanation.target),
         target_label=explanation.target_label,
         target_score=explanation.target_score,
         map_min=explanation.map_min,
@@ -98,6 +99,7 @@ def explanation_to_proto(explanation: Explanation) -> pb.Explanation:
             device=execution.device,
             shared=execution.shared,
         ),
+        measurements=[measurement_to_proto(measurement) for measurement in explanation.measurements],
     )
 
 
@@ -113,7 +115,7 @@ def explanation_from_proto(message: pb.Explanation) -> Explanation:
             method=message.method,
             method_version=message.method_version,
             options=struct_to_dict(message.options),
-            target=target_from_proto(message.target),
+            target=target_from_proto(message.target) if message.HasField("target") else None,
             target_label=message.target_label,
             target_score=message.target_score,
             map_min=message.map_min,
@@ -130,4 +132,5 @@ def explanation_from_proto(message: pb.Explanation) -> Explanation:
                 execution.device,
                 tuple(execution.shared),
             ),
+            measurements=tuple(measurement_from_proto(measurement) for measurement in message.measurements),
         )

@@ -109,7 +109,6 @@ def output_to_proto(output: Output) -> pb.OutputSpec:
                 ),
             )
 
-
         case MaskOutput():
             return pb.OutputSpec(
                 name=output.name,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from whylight.errors import WhylightError
-from whylight.method import Attribution
+from whylight.method import Attribution, Inspection, Method, Synthesis
 from whylight.ops import native_status
+from whylight.options import PlainOptions
 from whylight.v1 import catalog_pb2 as v1
 from whylight.v1.explanation_pb2 import Size
 from whylight.wire import dict_to_struct
@@ -20,12 +21,18 @@ from whylight.worker.v1 import worker_pb2
 
 if TYPE_CHECKING:
     from whylight.models import Model
-    from whylight.plugins import OfferedMethod, PluginInfo
+    from whylight.plugins import OfferedMethod, OfferedMetric, PluginInfo
 
 _log = logging.getLogger(__name__)
 
 _LIBRARIES = ("whylight", "torch", "torchvision", "timm", "numpy", "pillow")
 """Distributions whose versions matter to the numbers."""
+
+_KINDS: dict[type[Method], v1.MethodKind] = {
+    Attribution: v1.METHOD_KIND_ATTRIBUTION,
+    Synthesis: v1.METHOD_KIND_SYNTHESIS,
+    Inspection: v1.METHOD_KIND_INSPECTION,
+}
 
 _STATES = {
     "active": v1.PLUGIN_STATE_ACTIVE,
@@ -38,6 +45,7 @@ def ready_to_proto(
     models: Mapping[str, Model],
     methods: Mapping[str, OfferedMethod],
     plugins: Iterable[PluginInfo],
+    metrics: Mapping[str, OfferedMetric] | None = None,
     *,
     default_model: str,
     device: torch.device,
@@ -50,6 +58,7 @@ def ready_to_proto(
         library_versions=library_versions(),
         native_operators=native_status().description,
         device=str(device),
+        metrics=[metric_to_proto(metric) for _, metric in sorted((metrics or {}).items())],
     )
 
 
@@ -60,16 +69,36 @@ def method_to_proto(offered: OfferedMethod) -> v1.Method:
         name=method.name,
         summary=method.summary(),
         version=method.version,
-        kind=v1.METHOD_KIND_ATTRIBUTION if isinstance(method, Attribution) else v1.METHOD_KIND_UNSPECIFIED,
+        kind=next((kind for base, kind in _KINDS.items() if isinstance(method, base)), v1.METHOD_KIND_UNSPECIFIED),
         needs=sorted(need.value for need in method.needs),
         reference=method.reference,
         plugin=offered.plugin,
     )
-    try:
-        message.options_schema.CopyFrom(dict_to_struct(method.Options.model_json_schema(), "options_schema"))
-    except WhylightError as error:  # such as a bound above 2**53: the method works, its schema just cannot travel
-        _log.warning("the schema of the options of %r is left out of the catalog: %s", method.name, error)
+    _put_schema(message, method.Options)
     return message
+
+
+def metric_to_proto(offered: OfferedMetric) -> v1.Metric:
+    """Return a metric as a message, with the JSON schema of its options."""
+    metric = offered.metric
+    message = v1.Metric(
+        name=metric.name,
+        summary=metric.summary(),
+        version=metric.version,
+        higher_is_better=metric.higher_is_better,
+        needs=sorted(need.value for need in metric.needs),
+        reference=metric.reference,
+        plugin=offered.plugin,
+    )
+    _put_schema(message, metric.Options)
+    return message
+
+
+def _put_schema(message: v1.Method | v1.Metric, options: type[PlainOptions]) -> None:
+    try:
+        message.options_schema.CopyFrom(dict_to_struct(options.model_json_schema(), "options_schema"))
+    except WhylightError as error:  # such as a bound above 2**53: the method works, its schema just cannot travel
+        _log.warning("the schema of the options of %r is left out of the catalog: %s", message.name, error)
 
 
 def model_to_proto(model: Model, *, default: bool) -> v1.Model:
@@ -116,6 +145,7 @@ def plugin_to_proto(info: PluginInfo) -> v1.Plugin:
         error=info.error,
         methods=info.methods,
         model_sources=info.model_sources,
+        metrics=info.metrics,
     )
 
 

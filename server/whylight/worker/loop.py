@@ -1,4 +1,7 @@
-"""The threads of a worker: one reads, some decode, one computes, one writes; knows neither torch nor any method."""
+"""The threads of a worker: one reads, some decode, one computes, one writes; knows neither torch nor any method.
+
+Long work is done a step at a time between batches, by the rule of docs/decisions/0009.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,35 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from whylight.engine import frames
 from whylight.errors import InternalError, MethodFailed, WhylightError
 from whylight.explanation import Explained
 from whylight.latest import Latest
 from whylight.subject.cancel import CancelToken
+from whylight.v1 import catalog_pb2
 from whylight.wire import seconds_to_duration
 from whylight.worker.result import result_frame, typed_error
 from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
 
+_LONG = (catalog_pb2.METHOD_KIND_SYNTHESIS, catalog_pb2.METHOD_KIND_INSPECTION)
+
+_ALIVE = 1.0
+"""Seconds between two signs of life of long work."""
+
+News: TypeAlias = worker_pb2.ItemProgress | worker_pb2.ItemPreview
+Ended: TypeAlias = Sequence[tuple[int, Explained | WhylightError]]
+
 
 class Service(Protocol):
-    """What the loop calls. `explain` is called from one thread only, the one that runs `Loop.run`."""
+    """What the loop calls. `explain` and `begin` are called from one thread only, the one that runs `Loop.run`."""
 
     def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
         """Say whether some work is valid. Raises nothing."""
@@ -45,6 +58,14 @@ class Service(Protocol):
     ) -> Sequence[Explained | WhylightError]:
         """Return an outcome for each item, in their order; until then, `tell` how far they are."""
 
+    def begin(
+        self, plan: Any, items: Sequence[Any], cancels: Sequence[CancelToken], tell: Callable[[News], None]
+    ) -> Generator[Ended, None, None]:
+        """Return long work on items, to be advanced a step by each `next`, which says what of them has ended by then.
+
+        It looks at the tokens before each step. Closing it frees what it holds.
+        """
+
     def sound(self) -> bool:
         """Whether the device can go on."""
 
@@ -60,6 +81,19 @@ class _Job:
     plan: Future[Any]
     inputs: tuple[Future[Any], ...]
     cancels: tuple[CancelToken, ...]
+
+
+@dataclass
+class _Running:
+    """Long work that was begun: `ids` of its items, the places of those that are `open`, seconds spent."""
+
+    batch_id: int
+    ids: Sequence[int]
+    open: set[int]
+    slices: Generator[Ended, None, None]
+    queue_time: float
+    busy: float
+    suspect: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +136,8 @@ class Loop:
         self._news: Latest[int, worker_pb2.ItemProgress] = Latest()
         self._cancels: dict[int, CancelToken] = {}
         self._lock = threading.Lock()
+        self._running: deque[_Running] = deque()
+        self._alive_at = 0.0
 
     def run(self) -> None:
         """Read, decode, compute and write until everything asked for is done; compute in the calling thread.
@@ -113,9 +149,10 @@ class Loop:
         writer = threading.Thread(target=self._write, name="whylight-write", daemon=True)
         writer.start()
         try:
-            while (job := self._jobs.get()) is not None:
-                self._work_off(job)
+            self._compute()
         finally:
+            while self._running:
+                self._running.popleft().slices.close()
             self._decoders.shutdown(wait=False, cancel_futures=True)
             self._outbox.put(None)
             writer.join()
@@ -170,14 +207,86 @@ class Loop:
 
     # The thread that computes.
 
-    def _work_off(self, job: _Job) -> None:
+    def _compute(self) -> None:
+        """Work off batches as they come, and long work while none waits; between two batches, one step of it."""
+        drained = owed = False
+        while self._running or not drained:
+            if self._running and (owed or self._jobs.empty()):
+                owed = False
+                self._advance(self._running.popleft())
+                continue
+            job = self._jobs.get()
+            if job is None:
+                drained = True
+            elif job.batch.spec.kind in _LONG:
+                self._begin(job)
+            else:
+                self._work_off(job)
+                owed = True
+
+    def _begin(self, job: _Job) -> None:
         begin = time.perf_counter()
+        ready = self._ready(job)
+        if not ready:
+            self._done(job.batch.batch_id, time.perf_counter() - begin)
+            return
+        ids, items, cancels = zip(*ready, strict=True)
+        slices = self._service.begin(job.plan.result(), items, cancels, self._tell)
+        now = time.perf_counter()
+        self._running.append(
+            _Running(job.batch.batch_id, ids, set(range(len(ids))), slices, now - job.received, now - begin)
+        )
+
+    def _advance(self, running: _Running) -> None:
+        """Take one step of long work, and put it behind what else runs unless it has ended."""
+        begin = time.perf_counter()
+        ended: Ended = ()
+        try:
+            ended = next(running.slices)
+        except StopIteration:
+            ended = [(place, InternalError("the server lost the result")) for place in sorted(running.open)]
+        except (Exception, SystemExit) as error:
+            ended = [(place, typed_error(error, "long work failed")) for place in sorted(running.open)]
+        running.busy += time.perf_counter() - begin
+        for place, outcome in ended:
+            running.open.discard(place)
+            running.suspect |= isinstance(outcome, MethodFailed | InternalError)
+            self._deliver(running.ids[place], outcome, running.queue_time)
+        if running.open:
+            self._running.append(running)
+            self._say_alive()
+            return
+        running.slices.close()
+        self._done(running.batch_id, running.busy)
+        self._check_device(running.suspect)
+
+    def _say_alive(self) -> None:
+        now = time.monotonic()
+        if now >= self._alive_at + _ALIVE:
+            self._alive_at = now
+            self._outbox.put(worker_pb2.WorkerFrame(alive=worker_pb2.Alive()))
+
+    def _done(self, batch_id: int, busy: float) -> None:
+        done = worker_pb2.BatchDone(batch_id=batch_id, busy_time=seconds_to_duration(busy))
+        self._outbox.put(worker_pb2.WorkerFrame(done=done))
+
+    def _check_device(self, suspect: bool) -> None:
+        if suspect and not self._service.sound():
+            raise DeviceLost("the device does not work any more")
+
+    def _ready(self, job: _Job) -> list[tuple[int, Any, CancelToken]]:
+        """Return what could be decoded; the rest has its error for its result."""
         ready: list[tuple[int, Any, CancelToken]] = []
         for item, future, cancel in zip(job.batch.items, job.inputs, job.cancels, strict=True):
             try:
                 ready.append((item.item_id, future.result(), cancel))
             except (Exception, SystemExit) as error:
                 self._deliver(item.item_id, typed_error(error, "decoding an input failed"), 0.0)
+        return ready
+
+    def _work_off(self, job: _Job) -> None:
+        begin = time.perf_counter()
+        ready = self._ready(job)
         started = time.perf_counter()
         suspect = False
         if ready:
@@ -186,12 +295,8 @@ class Loop:
             for id, outcome in zip(ids, outcomes, strict=True):
                 suspect |= isinstance(outcome, MethodFailed | InternalError)
                 self._deliver(id, outcome, started - job.received)
-        done = worker_pb2.BatchDone(
-            batch_id=job.batch.batch_id, busy_time=seconds_to_duration(time.perf_counter() - begin)
-        )
-        self._outbox.put(worker_pb2.WorkerFrame(done=done))
-        if suspect and not self._service.sound():
-            raise DeviceLost("the device does not work any more")
+        self._done(job.batch.batch_id, time.perf_counter() - begin)
+        self._check_device(suspect)
 
     def _explain(
         self, plan: Any, inputs: Sequence[Any], cancels: Sequence[CancelToken]
@@ -204,8 +309,10 @@ class Loop:
             return [typed_error(error, "explaining a batch failed") for _ in inputs]
         return outcomes
 
-    def _tell(self, progress: worker_pb2.ItemProgress) -> None:
-        if self._news.put(progress.item_id, progress):
+    def _tell(self, progress: News) -> None:
+        if isinstance(progress, worker_pb2.ItemPreview):  # each is wanted, not only the newest
+            self._outbox.put(worker_pb2.WorkerFrame(preview=progress))
+        elif self._news.put(progress.item_id, progress):
             self._outbox.put(_News(progress.item_id))
 
     def _deliver(self, id: int, outcome: Explained | WhylightError, queue_time: float) -> None:

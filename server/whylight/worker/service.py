@@ -12,6 +12,8 @@ import torch
 
 from whylight.errors import WhylightError
 from whylight.explainer import DecodedInput, Explainer, ExplanationPlan, Progress, Watcher
+from whylight.explainer.long_plan import LongPlan
+from whylight.explainer.slices import Slices
 from whylight.explanation import Explained
 from whylight.models import ModelConfig, open_model
 from whylight.plugins import Plugins
@@ -30,6 +32,7 @@ from whylight.wire import (
 )
 from whylight.worker.catalog import ready_to_proto
 from whylight.worker.config import WorkerConfig
+from whylight.worker.long_work import LONG, DecodedLong, News, begin_long, decode_long, long_plan
 from whylight.worker.result import typed_error
 from whylight.worker.v1 import worker_pb2
 
@@ -56,7 +59,7 @@ class ExplainerService:
         self.ready = ready
         self._explainer = explainer
         self._device = device
-        self._plans: OrderedDict[bytes, ExplanationPlan] = OrderedDict()
+        self._plans: OrderedDict[bytes, ExplanationPlan | LongPlan] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -84,9 +87,14 @@ class ExplainerService:
             raise ValueError("there is no model to serve")
         default_model = next(iter(models))
         ready = ready_to_proto(
-            models, plugins.methods, plugins.infos.values(), default_model=default_model, device=device
+            models,
+            plugins.methods,
+            plugins.infos.values(),
+            plugins.metrics,
+            default_model=default_model,
+            device=device,
         )
-        return cls(Explainer(models, plugins.methods, limits=config.limits), ready, device)
+        return cls(Explainer(models, plugins.methods, plugins.metrics, limits=config.limits), ready, device)
 
     def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
         """Say whether some work is valid, and what it costs."""
@@ -98,45 +106,54 @@ class ExplainerService:
         return worker_pb2.PlanReply(
             request_id=question.request_id,
             cost=plan.cost,
-            cost_per_target=plan.cost_per_target,
-            stochastic=[method.stochastic for method in plan.methods],
+            cost_per_target=0.0 if isinstance(plan, LongPlan) else plan.cost_per_target,
+            stochastic=[plan.stochastic] if isinstance(plan, LongPlan) else plan.stochastic,
         )
 
-    def plan(self, spec: worker_pb2.PlanSpec) -> ExplanationPlan:
+    def plan(self, spec: worker_pb2.PlanSpec) -> ExplanationPlan | LongPlan:
         """Return the plan of `spec`, the last ones from memory.
 
         Raises:
-            WhylightError: as Explainer.plan, with field paths of an ExplainRequest.
+            WhylightError: as Explainer.plan, with field paths of the request that asks for this kind of work.
         """
         key = spec.SerializeToString(deterministic=True)
         with self._lock:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-        plan = self._explainer.plan_methods(
-            spec.model,
-            [
-                (method.name, struct_to_dict(method.options, f"methods[{index}].options"))
-                for index, method in enumerate(spec.methods)
-            ],
-            outputs_from_proto(spec.outputs),
-            spec.top_predictions,
-        )
+        plan = long_plan(self._explainer, spec) if spec.kind in LONG else self._plan_methods(spec)
         with self._lock:
             self._plans[key] = plan
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         return plan
 
-    def decode(self, plan: ExplanationPlan, item: worker_pb2.Item) -> DecodedItem:
+    def _plan_methods(self, spec: worker_pb2.PlanSpec) -> ExplanationPlan:
+        return self._explainer.plan_methods(
+            spec.model,
+            [
+                (method.name, struct_to_dict(method.options, f"methods[{index}].options"))
+                for index, method in enumerate(spec.methods)
+            ],
+            outputs_from_proto(spec.outputs) if spec.outputs or not spec.metrics else (),
+            spec.top_predictions,
+            [
+                (metric.name, struct_to_dict(metric.options, f"metrics[{index}].options"))
+                for index, metric in enumerate(spec.metrics)
+            ],
+        )
+
+    def decode(self, plan: ExplanationPlan | LongPlan, item: worker_pb2.Item) -> DecodedItem | DecodedLong:
         """Read an item's targets and its picture or array.
 
         Raises:
             WhylightError: with field paths that begin with ``input``.
         """
+        if isinstance(plan, LongPlan):
+            return decode_long(self._explainer, plan, item)
         targets = targets_from_proto(item.input.targets, "input.targets")
         data = input_from_proto(item.input, "input", max_elements=self._explainer.limits.tensor_elements)
-        seeds = tuple(item.seeds) or (0,) * len(plan.methods)
+        seeds = tuple(item.seeds) or (0,) * len(plan.stochastic)
         companions = companions_from_proto(item.input)
         decoded = self._explainer.decode(plan, data, companions, targets)
         progress = item.progress if item.HasField("progress") else None
@@ -158,6 +175,16 @@ class ExplainerService:
             cancels,
             [None if item.progress is None else self._watcher(item.id, item.progress, tell) for item in items],
         )
+
+    def begin(
+        self,
+        plan: LongPlan,
+        items: Sequence[DecodedLong],
+        cancels: Sequence[CancelToken],
+        tell: Callable[[News], None],
+    ) -> Slices:
+        """Return long work on items, each step of which is one `next`, and `tell` those who asked of progress."""
+        return begin_long(plan, items, cancels, tell)
 
     def _watcher(self, id: int, spec: v1.ProgressSpec, tell: Callable[[worker_pb2.ItemProgress], None]) -> Watcher:
         def pass_on(progress: Progress) -> None:
