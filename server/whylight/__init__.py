@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from whylight import ops as ops
     from whylight import synthesis as synthesis
     from whylight.artifact import Artifact, Box, Boxes, Map, Picture, Point, Points, Table
+    from whylight.calls import MethodCall, MetricCall
     from whylight.client import AsyncClient, Client
     from whylight.errors import InvalidInput, NotFound, Unsupported, WhylightError
-    from whylight.explanation import Explained, Explanation, Prediction
+    from whylight.evaluation import Evaluation, RankedMethod, Ranking
+    from whylight.explanation import Explained, Explanation, Measurement, Prediction
     from whylight.hookspecs import hookimpl
     from whylight.in_process import explain
+    from whylight.in_process_evaluate import evaluate
     from whylight.method import (
         Attribution,
         Batch,
@@ -58,11 +61,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture", "Point", "Points", "Table"),
+    "calls": ("MethodCall", "MetricCall"),
     "client": ("AsyncClient", "Client"),
     "errors": ("InvalidInput", "NotFound", "Unsupported", "WhylightError"),
-    "explanation": ("Explained", "Explanation", "Prediction"),
+    "evaluation": ("Evaluation", "RankedMethod", "Ranking"),
+    "explanation": ("Explained", "Explanation", "Measurement", "Prediction"),
     "hookspecs": ("hookimpl",),
     "in_process": ("explain",),
+    "in_process_evaluate": ("evaluate",),
     "method": (
         "Attribution",
         "Batch",
@@ -123,6 +129,7 @@ __all__ = [
     "Curve",
     "DeconvnetRelu",
     "Detection",
+    "Evaluation",
     "Explain",
     "Explained",
     "Explanation",
@@ -139,8 +146,11 @@ __all__ = [
     "Maps",
     "MaskOutput",
     "Measured",
+    "Measurement",
     "Method",
+    "MethodCall",
     "Metric",
+    "MetricCall",
     "Model",
     "ModelSource",
     "Need",
@@ -162,6 +172,8 @@ __all__ = [
     "Profile",
     "Progress",
     "Rank",
+    "RankedMethod",
+    "Ranking",
     "Region",
     "Similarity",
     "Subject",
@@ -173,6 +185,7 @@ __all__ = [
     "Transform",
     "Unsupported",
     "WhylightError",
+    "evaluate",
     "explain",
     "hookimpl",
     "ops",

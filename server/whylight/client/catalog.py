@@ -28,6 +28,20 @@ class MethodInfo:
 
 
 @dataclass(frozen=True)
+class MetricInfo:
+    """A metric of maps; `options_schema` (JSON schema) is left out of lists."""
+
+    name: str
+    summary: str
+    version: str
+    higher_is_better: bool
+    needs: tuple[str, ...]
+    reference: str
+    plugin: str
+    options_schema: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class LayerInfo:
     """A layer of a model. `output_shape` is for one input, without the batch; empty when it gives no single tensor."""
 
@@ -83,6 +97,7 @@ class PluginInfo:
     error: str
     methods: tuple[str, ...]
     model_sources: tuple[str, ...]
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,20 @@ def method_from_proto(message: pb.Method) -> MethodInfo:
         message.summary,
         message.version,
         _word(pb.MethodKind, message.kind, "METHOD_KIND_"),
+        tuple(message.needs),
+        message.reference,
+        message.plugin,
+        struct_to_dict(message.options_schema, "options_schema"),
+    )
+
+
+def metric_from_proto(message: pb.Metric) -> MetricInfo:
+    """Return a message as a metric."""
+    return MetricInfo(
+        message.name,
+        message.summary,
+        message.version,
+        message.higher_is_better,
         tuple(message.needs),
         message.reference,
         message.plugin,
@@ -149,6 +178,7 @@ def plugin_from_proto(message: pb.Plugin) -> PluginInfo:
         message.error,
         tuple(message.methods),
         tuple(message.model_sources),
+        tuple(message.metrics),
     )
 
 

@@ -28,6 +28,7 @@ SERVICE_CONFIG = {
         {
             "name": [
                 {"service": "whylight.v1.ExplanationService", "method": "Explain"},
+                {"service": "whylight.v1.ExplanationService", "method": "Evaluate"},
                 {"service": "whylight.v1.CatalogService"},
             ],
             "retryPolicy": {

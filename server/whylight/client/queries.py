@@ -36,6 +36,17 @@ def list_methods() -> Steps[list[catalog.MethodInfo]]:
     return _all_pages("ListMethods", pb.ListMethodsRequest, "methods", catalog.method_from_proto)
 
 
+def list_metrics() -> Steps[list[catalog.MetricInfo]]:
+    """Ask for all metrics, page by page."""
+    return _all_pages("ListMetrics", pb.ListMetricsRequest, "metrics", catalog.metric_from_proto)
+
+
+def get_metric(name: str) -> Steps[catalog.MetricInfo]:
+    """Ask for one metric."""
+    answer = yield Send("GetMetric", pb.GetMetricRequest(name=name))
+    return catalog.metric_from_proto(answer.metric)
+
+
 def list_models() -> Steps[list[catalog.ModelInfo]]:
     """Ask for all models, page by page."""
     return _all_pages("ListModels", pb.ListModelsRequest, "models", catalog.model_from_proto)

@@ -46,6 +46,21 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
         method = find(loaded_catalog(self._backend).methods, request.name, kind="method", field="name")
         return v1.GetMethodResponse(method=method)
 
+    async def ListMetrics(self, request: v1.ListMetricsRequest, context: Context) -> v1.ListMetricsResponse:
+        """List the metrics, without their schemas."""
+        metrics, token = page(
+            loaded_catalog(self._backend).metrics, request.page_size, request.page_token, kind="metrics"
+        )
+        response = v1.ListMetricsResponse(metrics=metrics, next_page_token=token)
+        for metric in response.metrics:
+            metric.ClearField("options_schema")
+        return response
+
+    async def GetMetric(self, request: v1.GetMetricRequest, context: Context) -> v1.GetMetricResponse:
+        """Describe one metric."""
+        metric = find(loaded_catalog(self._backend).metrics, request.name, kind="metric", field="name")
+        return v1.GetMetricResponse(metric=metric)
+
     async def ListModels(self, request: v1.ListModelsRequest, context: Context) -> v1.ListModelsResponse:
         """List the models, without labels and layers."""
         models, token = page(loaded_catalog(self._backend).models, request.page_size, request.page_token, kind="models")

@@ -46,8 +46,14 @@ class Explaining:
         Raises:
             WhylightError: nothing of the request can be tried.
         """
+        loaded_catalog(self._backend)
+        return await self.explain_checked(check_request(request, self._limits, self._default_model), deadline, listener)
+
+    async def explain_checked(
+        self, checked: CheckedRequest, deadline: float | None, listener: Listener | None = None
+    ) -> v1.ExplainResponse:
+        """Answer a request that was checked; see `explain`."""
         catalog = loaded_catalog(self._backend)
-        checked = check_request(request, self._limits, self._default_model)
         sound = [index for index in range(len(checked.inputs)) if index not in checked.refused]
         inputs = [checked.inputs[index] for index in sound]
         results: list[v1.InputResult] = []
