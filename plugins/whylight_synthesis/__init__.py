@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import whylight
 from whylight_synthesis.activation_maximization import ActivationMaximization
+from whylight_synthesis.activation_maximization_code import ActivationMaximizationCode
+from whylight_synthesis.activation_maximization_expert import ActivationMaximizationExpert
 from whylight_synthesis.caricature import Caricature
 from whylight_synthesis.deepdream import DeepDream
 from whylight_synthesis.feature_inversion import FeatureInversion
@@ -18,6 +20,8 @@ def whylight_methods() -> list[type[whylight.Method]]:
     """Offer the methods of this package."""
     return [
         ActivationMaximization,
+        ActivationMaximizationCode,
+        ActivationMaximizationExpert,
         Caricature,
         DeepDream,
         FeatureInversion,

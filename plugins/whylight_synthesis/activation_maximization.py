@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 import whylight
-from whylight_synthesis.base import RobustOptions, class_of, given, make, mean_image, named, noise, probabilities
+from whylight_synthesis.base import (
+    Held,
+    RobustOptions,
+    class_of,
+    given,
+    held_as,
+    make,
+    mean_image,
+    named,
+    noise,
+    probabilities,
+)
 from whylight_synthesis.regularisation import Regulariser, operators_of, terms_of
 
 if TYPE_CHECKING:
@@ -30,9 +41,7 @@ class ActivationMaximizationOptions(RobustOptions):
     start: Literal["noise", "picture", "mean"] = Field(
         "noise", description="Begin with noise, with the picture given, or with the mean colour of the training data."
     )
-    parametrisation: Literal["fourier", "pixels"] = Field(
-        "fourier", description="Change the spectrum of decorrelated colours, or the pixels themselves."
-    )
+    parametrisation: Held = "fourier"
     regularisers: tuple[Regulariser, ...] = Field((), max_length=16, description="What keeps the picture an image.")
     stop_at: float | None = Field(
         None, gt=0, lt=1, description="Finish a picture as soon as the model is so sure of the target's class."
@@ -56,7 +65,7 @@ class ActivationMaximization(whylight.Synthesis):
     stochastic = True
     takes = ("start?",)
     wants_target = True
-    Options = ActivationMaximizationOptions
+    Options: ClassVar[type[ActivationMaximizationOptions]] = ActivationMaximizationOptions
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: ActivationMaximizationOptions
@@ -92,7 +101,7 @@ class ActivationMaximization(whylight.Synthesis):
             return parts.Fourier.noise((task.pictures.shape[2], *task.size), generators, task.pictures)
         starts = {"noise": noise, "mean": mean_image}
         images = given(task, 0) if options.start == "picture" else starts[options.start](subject, task)
-        return parts.Fourier(images) if options.parametrisation == "fourier" else parts.Pixels(images)
+        return held_as(options.parametrisation, images)
 
     def _objective(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: ActivationMaximizationOptions

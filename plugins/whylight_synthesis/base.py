@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from whylight.synthesis import Operator, Parametrisation, Robustness, Sight, Term
 
 
+Held: TypeAlias = Annotated[
+    Literal["fourier", "pixels"],
+    Field(description="Change the spectrum of decorrelated colours, or the pixels themselves."),
+]
+
+
 class SynthesisOptions(whylight.PlainOptions):
     """How long and how fast a picture is changed."""
 
     steps: int = Field(256, ge=1, le=100_000, description="Steps of the optimiser.")
-    learning_rate: float = Field(0.05, gt=0, le=1000, description="Length of a step, in the optimiser's own measure.")
+    learning_rate: float = Field(0.02, gt=0, le=1000, description="Length of a step, in the optimiser's own measure.")
     optimiser: Literal["adam", "sgd", "normalised"] = Field(
         "adam",
         description="'adam'; 'sgd', plain gradient descent; 'normalised', along the gradient divided by its root mean "
@@ -32,8 +38,8 @@ class RobustOptions(SynthesisOptions):
     """How the model looks at the picture at each step."""
 
     jitter: int = Field(8, ge=0, le=256, description="Largest random shift, in pixels.")
-    rotate: float = Field(5.0, ge=0, le=180, description="Largest random turn, in degrees.")
-    scale: float = Field(0.05, ge=0, lt=1, description="Largest random change of size: 0.1 is from 0.9 to 1.1.")
+    rotate: float = Field(10.0, ge=0, le=180, description="Largest random turn, in degrees.")
+    scale: float = Field(0.15, ge=0, lt=1, description="Largest random change of size: 0.1 is from 0.9 to 1.1.")
 
     def robustness(self) -> Robustness:
         """Return the movements that these options ask for."""
@@ -76,6 +82,11 @@ def make(
     assert last is not None
     found = {f"{name}_loss": values for name, values in last.losses.items()}
     yield whylight.Synthesised(last.images, {**found, **(checks(last.images) if checks else {})})
+
+
+def held_as(held: Held, start: Tensor) -> Parametrisation:
+    """Return what holds images that begin as `start` `[B, C, H, W]`."""
+    return whylight.synthesis.Fourier(start) if held == "fourier" else whylight.synthesis.Pixels(start)
 
 
 def given(task: whylight.SynthesisTask, place: int) -> Tensor:

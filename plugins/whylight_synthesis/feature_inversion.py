@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 import whylight
-from whylight_synthesis.base import RobustOptions, given, make, noise
+from whylight_synthesis.base import Held, RobustOptions, given, held_as, make, noise
 
 if TYPE_CHECKING:
     import torch
@@ -20,9 +20,8 @@ class FeatureInversionOptions(RobustOptions):
     layer: whylight.Layer = whylight.LAST_SPATIAL
     beta: float = Field(2.0, ge=1, le=16, description="Power of the total variation.")
     smoothness: float = Field(0.5, ge=0, description="Weight of the total variation beside the relative distance.")
-    parametrisation: Literal["fourier", "pixels"] = Field(
-        "pixels", description="Change the spectrum of decorrelated colours, or the pixels themselves."
-    )
+    parametrisation: Held = "fourier"
+    learning_rate: float = Field(0.02, gt=0, le=1000, description="Length of a step, in the optimiser's own measure.")
     jitter: int = Field(0, ge=0, le=256, description="Largest random shift, in pixels.")
     rotate: float = Field(0.0, ge=0, le=180, description="Largest random turn, in degrees.")
     scale: float = Field(0.0, ge=0, lt=1, description="Largest random change of size.")
@@ -62,7 +61,7 @@ class FeatureInversion(whylight.Synthesis):
             subject,
             task,
             options,
-            parts.Fourier(start) if options.parametrisation == "fourier" else parts.Pixels(start),
+            held_as(options.parametrisation, start),
             [
                 parts.FeatureDistance(layer=layer, reference=reference),
                 parts.TotalVariation(options.smoothness, beta=options.beta),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import Field
 
 import whylight
-from whylight_synthesis.base import SynthesisOptions, given, make
+from whylight_synthesis.base import Held, SynthesisOptions, given, held_as, make
 from whylight_synthesis.feature_inversion import features_of
 from whylight_synthesis.texture_synthesis import style_term
 
@@ -27,6 +27,7 @@ class StyleTransferOptions(SynthesisOptions):
     content: float = Field(1.0, ge=0, description="Weight α of the content, whose distance is relative.")
     style: float = Field(10.0, ge=0, description="Weight β of the style, whose distance is 1 at the start.")
     smoothness: float = Field(0.5, ge=0, description="Weight of the total variation.")
+    parametrisation: Held = "fourier"
     steps: int = Field(300, ge=1, le=100_000, description="Steps of the optimiser.")
     learning_rate: float = Field(0.02, gt=0, le=1000, description="Length of a step, in the optimiser's own measure.")
 
@@ -57,7 +58,7 @@ class StyleTransfer(whylight.Synthesis):
             style_term(subject, style, content, options.style_layers, options.style_layer_weights, options.style),
             parts.TotalVariation(options.smoothness),
         ]
-        yield from make(subject, task, options, parts.Pixels(content), terms)
+        yield from make(subject, task, options, held_as(options.parametrisation, content), terms)
 
     def cost(self, options: StyleTransferOptions) -> float:
         """Return the cost of a pass there and back at every step."""

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 import whylight
-from whylight_synthesis.base import SynthesisOptions, given, make, noise
+from whylight_synthesis.base import Held, SynthesisOptions, given, held_as, make, noise
 from whylight_synthesis.feature_inversion import features_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from whylight.synthesis import GramDistance
+
+
+MOST_CHANNELS = 512
 
 
 class TextureOptions(SynthesisOptions):
@@ -28,6 +31,8 @@ class TextureOptions(SynthesisOptions):
     weights: tuple[float, ...] = Field(
         (), max_length=32, description="Weight of each layer; none means that all count the same at the start."
     )
+    parametrisation: Held = "fourier"
+    learning_rate: float = Field(0.02, gt=0, le=1000, description="Length of a step, in the optimiser's own measure.")
 
 
 class TextureSynthesis(whylight.Synthesis):
@@ -50,7 +55,7 @@ class TextureSynthesis(whylight.Synthesis):
         """Make the pictures of `task`."""
         start = noise(subject, task)
         term = style_term(subject, given(task, 0), start, options.layers, options.weights, 1.0)
-        yield from make(subject, task, options, whylight.synthesis.Pixels(start), [term])
+        yield from make(subject, task, options, held_as(options.parametrisation, start), [term])
 
     def cost(self, options: TextureOptions) -> float:
         """Return the cost of a pass there and back at every step."""
@@ -87,9 +92,18 @@ def style_term(
 
 
 def spread_layers(subject: whylight.Subject, count: int = 5) -> tuple[str, ...]:
-    """Return layers with maps at as many different resolutions as there are, `count` at most, the finest first."""
-    by_size: dict[int, str] = {}
+    """Return layers with weights and maps, one at each resolution, `count` at most, the finest first.
+
+    At each resolution it is the last one that is not inside another of the same, which has seen most. Those of more
+    than 512 channels are left out: of a small map they say less than they cost.
+    """
+    shapes = {layer.name: layer.output_shape for layer in subject.model.layers}
+    chosen: dict[int, str] = {}
     for layer in subject.model.layers:
-        if len(layer.output_shape) == 3 and layer.output_shape[1] * layer.output_shape[2] > 16:
-            by_size.setdefault(layer.output_shape[1], layer.name)
-    return tuple(by_size.values())[:count]
+        spatial = len(layer.output_shape) == 3 and layer.output_shape[1] * layer.output_shape[2] >= 16
+        if not spatial or layer.parameter_count == 0 or layer.output_shape[0] > MOST_CHANNELS:
+            continue
+        outer = shapes.get(layer.name.rpartition(".")[0], ())
+        if tuple(outer[1:]) != layer.output_shape[1:]:
+            chosen[layer.output_shape[1]] = layer.name
+    return tuple(chosen[side] for side in sorted(chosen, reverse=True))[:count]

@@ -74,7 +74,7 @@ def _look(plan: LongPlan, viewing: Viewing) -> Generator[Ended, None, list[Expla
         if viewing.watcher is not None:
             viewing.watcher.step(step.step, step.total, dict, lambda: None)
 
-    steps = plan.method.inspect(model.subject(viewing.cancel), task, plan.options)
+    steps = plan.method.inspect(model.subject(viewing.cancel, plan.others), task, plan.options)
     found, busy = yield from advanced(plan, steps, viewing.cancel, Inspected, on_progress)
     _check(plan, found)
     explanation = Explanation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from whylight.errors import InvalidInput, WhylightError
@@ -24,7 +24,8 @@ class LongPlan:
     """Long work: one method on one model. Pictures of one plan may be made as one batch.
 
     `size` (H, W) is that of the pictures; `outputs` are never none for a synthesis, and none for an inspection; `cost`
-    counts evaluations of the model at its own size, for one picture or one inspection.
+    counts evaluations of the model at its own size, for one picture or one inspection. `others` are all models that
+    are served, for methods that need a second one.
     """
 
     model: Model
@@ -36,6 +37,7 @@ class LongPlan:
     targeted: bool
     top_predictions: int
     cost: float
+    others: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def stochastic(self) -> bool:
@@ -92,7 +94,7 @@ def plan_synthesis(
         _check_output(output, f"outputs[{index}]", model)
     parsed, cost = _priced(offered, options)
     cost *= size[0] * size[1] / (model.input_size[0] * model.input_size[1])
-    return LongPlan(model, offered, method, parsed, outputs, size, wanted.targeted, wanted.top_predictions, cost)
+    return LongPlan(model, offered, method, parsed, outputs, size, wanted.targeted, wanted.top_predictions, cost, models)
 
 
 def plan_inspection(
@@ -113,7 +115,7 @@ def plan_inspection(
         raise other_question(offered, "an inspection", "method.name")
     missing_needs(model, method, "method.name")
     parsed, cost = _priced(offered, options)
-    return LongPlan(model, offered, method, parsed, (), model.input_size, False, 0, cost)
+    return LongPlan(model, offered, method, parsed, (), model.input_size, False, 0, cost, models)
 
 
 def _found(

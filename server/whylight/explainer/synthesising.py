@@ -62,7 +62,7 @@ def _make(plan: LongPlan, orders: Sequence[Order]) -> Generator[Ended, None, lis
     assert isinstance(plan.method, Synthesis)
     model = plan.model
     cancel = CancelToken([order.cancel for order in orders])
-    subject = model.subject(cancel)
+    subject = model.subject(cancel, plan.others)
     task = SynthesisTask(
         targets=tuple(order.target for order in orders),
         pictures=torch.from_numpy(np.stack([order.pictures for order in orders])).to(model.device, model.dtype),

@@ -6,6 +6,7 @@ chunks whether the work is still wanted.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from whylight.errors import InvalidInput, Unsupported
+from whylight.errors import InvalidInput, NotFound, Unsupported
 from whylight.subject.aim import LATENT, OUTPUT, Aim, aim_at, needs_output, ranks_in, sources_of
 from whylight.subject.altered import (
     Altered,
@@ -54,13 +55,30 @@ class Subject:
 
     What was computed for the inputs of a batch is remembered: outputs, activations, gradients. Methods that explain one
     batch one after the other share it. `cancel` is asked by `forward`; calls that take a batch ask the batch's token.
+    `others` are the models that are served beside this one, by name.
     """
 
-    def __init__(self, model: Model, cancel: CancelToken | None = None) -> None:
+    def __init__(
+        self, model: Model, cancel: CancelToken | None = None, others: Mapping[str, Model] | None = None
+    ) -> None:
         self.model = model
         self.device = model.device
         self._cancel = cancel or CancelToken()
+        self._others = others or {}
         self._memory: Memory | None = None
+
+    def other(self, name: str, *, field: str = "options.model") -> Subject:
+        """Return another model that the server serves, on this one's device, for methods that need two.
+
+        Raises:
+            NotFound: none is served under this name (MODEL_NOT_FOUND, at `field`); the message has close matches.
+        """
+        found = self._others.get(name)
+        if found is None:
+            close = difflib.get_close_matches(name, self._others, 3)
+            hint = f"; close ones are {', '.join(map(repr, close))}" if close else ""
+            raise NotFound(f"no model {name!r} is served here{hint}", reason="MODEL_NOT_FOUND", field=field)
+        return found.subject(self._cancel, self._others)
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return the model's selected output for the inputs of the batch, `[N, ...]`, without a graph."""

@@ -16,6 +16,7 @@ from whylight.synthesis.terms import (
     Excitation,
     FeatureDistance,
     GramDistance,
+    LogDensity,
     LogProbability,
     Score,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "GaussianBlur",
     "GramDistance",
     "ImageDistance",
+    "LogDensity",
     "LogProbability",
     "Operator",
     "Parametrisation",

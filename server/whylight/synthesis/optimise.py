@@ -68,7 +68,7 @@ def optimise(
         losses, gradients, finished = _judge(subject, images, due, robustness, generators, stop)
         stopped = stopped | finished
         before = held.parameter.detach().clone()
-        (held.parameter.grad,) = torch.autograd.grad(images, held.parameter, gradients)
+        held.parameter.grad = _pulled(held, images, gradients, losses)
         step_by()
         changed = [operator for operator in operators if operator.is_due(number)]
         if changed:
@@ -82,6 +82,15 @@ def optimise(
         yield Step(number + 1, steps, losses, shown, stopped.clone())
         if bool(stopped.all()):
             return
+
+
+def _pulled(held: Parametrisation, images: Tensor, gradients: Tensor, losses: dict[str, Tensor]) -> Tensor:
+    """Return the gradient at the parameter of the terms and of what holding the images costs; enter that too."""
+    price = held.price()
+    if price is None:
+        return torch.autograd.grad(images, held.parameter, gradients)[0]
+    losses["held"] = price.detach()
+    return torch.autograd.grad([images, price], held.parameter, [gradients, torch.ones_like(price)])[0]
 
 
 def _judge(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from whylight.synthesis.term import per_image
+
 # Square root of the covariance of the colours of ImageNet's pixels, as measured for Lucid (optvis/param/color.py), so
 # scaled that its largest column has the norm 1.
 _COLOUR_ROOT = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
@@ -33,6 +35,10 @@ class Parametrisation(abc.ABC):
             ValueError: it holds something from which not every image can be made.
         """
         raise ValueError(f"{type(self).__name__} cannot take images: leave operators on images out")
+
+    def price(self) -> Tensor | None:
+        """Return what holding each image so costs, `[B]`, differentiable; it is added to the loss, as "held"."""
+        return None
 
 
 class Pixels(Parametrisation):
@@ -67,11 +73,7 @@ class Fourier(Parametrisation):
         self._size = (start.shape[2], start.shape[3])
         self._scale = spectrum_scale(self._size).to(start.device, start.dtype)
         self._colours = colour_root(start)
-        values = torch.logit(start.clamp(0.002, 0.998))
-        if self._colours is not None:
-            values = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(self._colours), values)
-        spectrum = torch.stack([torch.fft.rfft2(image, norm="ortho") for image in values])
-        self.parameter = torch.view_as_real(spectrum / self._scale).contiguous().requires_grad_(True)
+        self.parameter = self._of(start).requires_grad_(True)
 
     @classmethod
     def noise(
@@ -96,6 +98,19 @@ class Fourier(Parametrisation):
         if self._colours is not None:
             values = torch.einsum("ij,bjhw->bihw", self._colours, values)
         return torch.sigmoid(values)
+
+    def replace(self, images: Tensor) -> None:
+        """Take changed images; values outside 0.002..0.998 are brought there."""
+        with torch.no_grad():
+            self.parameter.copy_(self._of(images))
+
+    def _of(self, images: Tensor) -> Tensor:
+        """Return what stands for `images`: the real and imaginary parts of their scaled spectrum."""
+        values = torch.logit(images.clamp(0.002, 0.998))
+        if self._colours is not None:
+            values = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(self._colours), values)
+        spectrum = torch.stack([torch.fft.rfft2(image, norm="ortho") for image in values])
+        return torch.view_as_real(spectrum / self._scale).contiguous()
 
 
 class Phase(Parametrisation):
@@ -124,16 +139,22 @@ class Code(Parametrisation):
     """A generator's code: images are what it makes of it, so they look like what it was trained on.
 
     Nguyen et al., Synthesizing the preferred inputs for neurons in neural networks via deep generator networks, NIPS
-    2016. `decode` turns codes `[B, D]` into images.
+    2016. `decode` turns codes `[B, ...]` into images, each by itself. A code's square counts `weight` times: where
+    codes are normally distributed, half of it is minus the log of their density.
     """
 
-    def __init__(self, start: Tensor, decode: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, start: Tensor, decode: Callable[[Tensor], Tensor], weight: float = 0.0) -> None:
         self.parameter = start.detach().clone().requires_grad_(True)
         self._decode = decode
+        self._weight = weight
 
     def images(self) -> Tensor:
         """Return the decoded images."""
         return self._decode(self.parameter)
+
+    def price(self) -> Tensor | None:
+        """Return the weighted squares of the codes, None where they count nothing."""
+        return self._weight * per_image(self.parameter.square()) if self._weight else None
 
 
 def spectrum_scale(size: tuple[int, int]) -> Tensor:

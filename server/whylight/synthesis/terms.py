@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -169,3 +169,19 @@ class CosineSimilarity(Term):
         lengths = per_image(found.square()).sqrt() * per_image(wanted.square()).sqrt()
         cosine = product / lengths.clamp_min(1e-12)
         return -product * cosine.clamp_min(0.1).pow(self.power) / per_image(torch.ones_like(wanted))
+
+
+@dataclass(frozen=True)
+class LogDensity(Term):
+    """Raises how likely an image is to somebody who knows images: `log p(x)`, up to a constant.
+
+    `log_density` takes images `[R, C, H, W]`, 0 black and 1 white, and gives `[R]`, differentiable, each by itself.
+    """
+
+    name: ClassVar[str] = "log_density"
+    of_images: ClassVar[bool] = True
+    log_density: Callable[[Tensor], Tensor] = field(default=lambda images: images.new_zeros(len(images)))
+
+    def loss(self, sight: Sight) -> Tensor:
+        """Return minus the log-density."""
+        return -self.log_density(sight.images)

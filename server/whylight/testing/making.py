@@ -36,11 +36,12 @@ def run_synthesis(
     seeds: Sequence[int] | None = None,
     size: tuple[int, int] | None = None,
     cancel: CancelToken | None = None,
+    others: Sequence[Model] = (),
 ) -> tuple[list[Progress], Synthesised]:
     """Return every step's progress and what was made for each of `targets` (None: the caller named nothing).
 
-    `pictures` are `[B, P, C, H, W]` of 0 (black) to 1 (white). When not given, `size` (H, W) is the model's own and
-    `seeds` are 0, 1, 2 …
+    `pictures` are `[B, P, C, H, W]` of 0 (black) to 1 (white); `others` are the models served beside it. When not
+    given, `size` (H, W) is the model's own and `seeds` are 0, 1, 2 …
 
     Raises:
         InvalidInput: an option is wrong.
@@ -58,7 +59,8 @@ def run_synthesis(
         size=size,
         cancel=cancel or CancelToken(),
     )
-    *progress, made = made_by.synthesise(model.subject(task.cancel), task, settings)
+    subject = model.subject(task.cancel, {other.name: other for other in (model, *others)})
+    *progress, made = made_by.synthesise(subject, task, settings)
     steps = [step for step in progress if isinstance(step, Progress)]
     if not isinstance(made, Synthesised) or len(steps) != len(progress):
         raise MethodFailed(f"{made_by.name} did not end with one Synthesised, and Progress before it")
