@@ -94,7 +94,9 @@ def plan_synthesis(
         _check_output(output, f"outputs[{index}]", model)
     parsed, cost = _priced(offered, options)
     cost *= size[0] * size[1] / (model.input_size[0] * model.input_size[1])
-    return LongPlan(model, offered, method, parsed, outputs, size, wanted.targeted, wanted.top_predictions, cost, models)
+    return LongPlan(
+        model, offered, method, parsed, outputs, size, wanted.targeted, wanted.top_predictions, cost, models
+    )
 
 
 def plan_inspection(
