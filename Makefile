@@ -6,7 +6,7 @@ SOURCES := $(shell find csrc proto -type f 2>/dev/null) pyproject.toml setup.py 
 CXX_FILES = $(shell git ls-files 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.h' 'csrc/*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench pages proto format clean
+.PHONY: help install demo test check bench pages gallery proto format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ bench: $(INSTALLED) ## measure Grad-CAM against the plain forward and the peers;
 
 pages: $(INSTALLED) ## write the generated pages
 	$(BIN)/python scripts/generate_configuration_page.py
+	$(BIN)/python scripts/generate_methods_page.py
+
+gallery: $(INSTALLED) ## draw every method on the same photos, then write the pages; minutes, if anything changed
+	$(BIN)/python scripts/make_gallery.py
 	$(BIN)/python scripts/generate_methods_page.py
 
 proto: $(INSTALLED) ## generate the Python code of the .proto files beside the sources

@@ -1,0 +1,153 @@
+"""The catalog is whole and true: a page, notes and a picture for every method, and examples that run as they stand."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import skimage.data
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from generate_methods_page import GALLERY, INDEX, PAGES, PICTURES, undrawn
+from method_page import Notes, kind
+from test_examples import ADDRESS, commands, example, is_picture, python, whylight
+
+from whylight.cli import group
+from whylight.method import Attribution
+from whylight.plugins import Plugins
+from whylight.testing.server import running_server
+
+PLUGINS = Plugins()
+PLUGINS.load()
+METHODS = sorted(name for name, one in PLUGINS.methods.items() if one.distribution.startswith("whylight "))
+ATTRIBUTIONS = [name for name in METHODS if isinstance(PLUGINS.methods[name].method, Attribution)]
+DRAWN = json.loads((PICTURES / "drawn.json").read_text())
+MOST_BYTES = 6_000_000
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Image.fromarray(skimage.data.chelsea()).save(tmp_path / "cat.jpg")
+    return tmp_path
+
+
+def test_there_are_methods():
+    assert {"grad-cam", "saliency", "rise", "lrp"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_page_that_others_lead_to(name):
+    text = (PAGES / f"{name}.md").read_text()
+    method = PLUGINS.methods[name].method
+    assert text.startswith(f"# {name}\n")
+    assert method.summary() in text
+    assert all(f"| `{option}` |" in text for option in method.Options.model_fields)
+    assert f"](methods/{name}.md)" in INDEX.read_text()
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_every_attribution_is_in_the_gallery(name):
+    assert f"](reference/methods/{name}.md)" in GALLERY.read_text()
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS)
+def test_every_docstring_says_when_and_when_not(name):
+    notes = Notes.of(type(PLUGINS.methods[name].method))
+    assert notes.summary.endswith(".")
+    assert "\n" not in notes.summary
+    assert "`" in notes.definition, "the definition has no formula"
+    assert notes.use
+    assert notes.avoid
+
+
+def test_notes_are_told_apart_by_how_they_begin():
+    class Method(Attribution):
+        """What it is.
+
+        `a + b`, the formula.
+
+        More of it.
+
+        Its check: "c" is c.
+
+        Costs little.
+
+        Use it here.
+
+        Avoid it there.
+        """
+
+    assert Notes.of(Method) == Notes(
+        summary="What it is.",
+        definition="`a + b`, the formula.\n\nMore of it.",
+        use="Use it here.",
+        avoid="Avoid it there.",
+        costs="Costs little.",
+        checks='Its check: "c" is c.',
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"type": "integer", "minimum": 1, "maximum": 5}, "integer >= 1, <= 5"),
+        ({"type": "number", "exclusiveMinimum": 0}, "number > 0"),
+        ({"enum": ["a", "b"], "type": "string"}, "`a`, `b`"),
+        ({"anyOf": [{"type": "integer"}, {"type": "null"}]}, "integer or null"),
+        ({"type": "array", "items": {"type": "string"}}, "list of text"),
+        ({"$ref": "#/$defs/Side"}, "integer >= 1"),
+    ],
+)
+def test_types_of_options_are_told_in_words(field, words):
+    assert kind(field, {"Side": {"type": "integer", "minimum": 1}}) == words
+
+
+def test_every_picture_is_there_and_together_they_are_small():
+    attributions = {name: PLUGINS.methods[name] for name in ATTRIBUTIONS}
+    assert attributions.keys() <= DRAWN["methods"].keys(), "run make gallery"
+    assert undrawn(attributions, DRAWN) == []
+    pictures = sorted(PICTURES.glob("*.webp"))
+    assert all(is_picture(path) for path in pictures)
+    assert sum(path.stat().st_size for path in pictures) < MOST_BYTES
+
+
+def test_a_missing_picture_is_missed():
+    drawn = {"methods": {}, "photos": {"nowhere": ["a", "b"]}}
+    offered = {"nothing": PLUGINS.methods["grad-cam"], "grad-cam": PLUGINS.methods["grad-cam"]}
+    assert undrawn(offered, drawn) == ["nothing", "all-nowhere"]
+    assert undrawn(offered, {"methods": {"nothing": {"refused": "why"}}, "photos": {}}) == []
+
+
+def test_every_command_of_the_catalog_parses(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for name in ATTRIBUTIONS:
+        lines = commands(PAGES / f"{name}.md")
+        assert len(lines) == 1, name
+        command = group.get_command(click.Context(group), lines[0][0])
+        with command.make_context(lines[0][0], lines[0][1:]) as context:
+            assert context.params["methods"] == (name,)
+
+
+@pytest.mark.parametrize("name", ["grad-cam", "integrated-gradients"])
+def test_the_example_for_one_process(folder, name):
+    printed = python(example(PAGES / f"{name}.md", "process"), folder)
+    assert printed.startswith("tabby {")
+    checks = json.loads(printed.removeprefix("tabby ").replace("'", '"'))
+    text = (PAGES / f"{name}.md").read_text()
+    assert all(f'"{check}"' in text for check in checks), "the page does not explain a check of the answer"
+    assert is_picture(folder / "why.png")
+
+
+def test_the_other_examples(folder):
+    page = PAGES / "grad-cam.md"
+    whylight(example(page, "shell"), folder)
+    assert is_picture(folder / "why.png")
+    with running_server() as server:
+        assert ADDRESS in example(page, "client")
+        assert python(example(page, "client").replace(ADDRESS, server.address), folder).startswith("tabby {")
