@@ -100,7 +100,8 @@ def _needs(method: whylight.Method) -> Iterator[str]:
     needs = sorted(NEEDS.get(need, need.value) for need in method.needs)
     yield "Of a model: " + ("; ".join(needs) if needs else "nothing but answers") + "."
     if isinstance(method, whylight.Synthesis) and method.takes:
-        yield f"Of the caller, pictures: {', '.join(method.takes)} (those with a question mark may be left out)."
+        pictures = [f"{one.rstrip('?')} (may be left out)" if one.endswith("?") else one for one in method.takes]
+        yield f"Of the caller, pictures: {', '.join(pictures)}."
     options = default_options(method)
     if options is not None:
         evaluations = _evaluations(method.cost(options))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from whylight.errors import Unsupported
 from whylight.models import wrap_module
 from whylight.subject.attention import CaptureAttention
 from whylight.subject.backward_rule import under
@@ -102,3 +105,64 @@ def test_chunks_stay_under_the_budget():
     assert [attended.numbers for attended in model.subject().attentions(batch)] == [(0,), (1,), (2,)]
     found = [attended.numbers for attended in model.subject().attention_gradients(batch)]
     assert found == [(0,), (1,), (2,), (3,)]
+
+
+def test_many_rows_share_a_pass_where_the_device_is_no_cpu():
+    """As many as the budget has room for, one target of each row at a time; the numbers are those of rows alone."""
+    model, other = wrap_module(tiny_vit().double()), wrap_module(tiny_vit().double())
+    other.device = torch.device("cuda")  # decides how rows are shared out; inputs and weights are where they were
+    other.budget = 2 * (other.findings.bytes_per_row("") + 5 * other.attention.row_bytes)
+    batch = batch_of(numbers(3, 3, 32, 48), [0, (1, 4, 2), 3])
+    found = list(other.subject().attention_gradients(batch))
+    assert [attended.numbers for attended in found] == [(0, 1), (2,), (3,), (4,)]
+    alone = {attended.numbers[0]: attended for attended in model.subject().attention_gradients(batch)}
+    for attended in found:
+        for place, number in enumerate(attended.numbers):
+            for kind in ("attentions", "gradients"):
+                for many, one in zip(getattr(attended, kind), getattr(alone[number], kind), strict=True):
+                    torch.testing.assert_close(many[place], one[0], rtol=1e-9, atol=1e-12)
+    together = [attended.numbers for attended in other.subject().attentions(batch)]
+    assert together == [(0, 1, 2)]
+
+
+def test_gradients_are_those_of_attention_itself():
+    """By finite differences of the answer along one entry, through what the run goes on with."""
+    model = wrap_module(tiny_vit().double())
+    batch = batch_of(numbers(1, 3, 16, 24), [3])
+    (attended,) = model.subject().attention_gradients(batch)
+
+    class Moved(CaptureAttention):
+        def __init__(self, layer, step):
+            super().__init__(1)
+            self.layer, self.step = layer, step
+
+        def _kept(self, probabilities):
+            kept = super()._kept(probabilities).clone()
+            if len(self.matrices) == self.layer + 1:
+                kept[0, 1, 0, 5] += self.step
+            return kept
+
+    for layer in range(2):
+        with torch.no_grad():
+            up, down = (model.run(batch.inputs, rule=Moved(layer, step)).output[0, 3] for step in (1e-5, -1e-5))
+        slope = float(up - down) / 2e-5
+        assert float(attended.gradients[layer][0, 1, 0, 5]) == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
+def test_a_compiled_model_runs_uncompiled_and_gives_the_same(monkeypatch):
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    batch = batch_of(numbers(1, 3, 32, 48).float(), [0])
+    matrices = []
+    for model in (wrap_module(tiny_vit()), wrap_module(tiny_vit(), compile=True)):
+        (attended,) = model.subject().attention_gradients(batch)
+        matrices.append([*attended.attentions, *attended.gradients])
+    assert all(map(torch.equal, *matrices))
+
+
+def test_tokens_of_another_size_than_the_loaded_one():
+    model = wrap_module(tiny_vit(), input_size=(32, 32))
+    (attended,) = model.subject().attentions(batch_of(numbers(1, 3, 24, 40).float(), [0]))
+    assert attended.on_picture(attended.read).shape == (1, 3, 5)
+    (attended,) = model.subject().attentions(batch_of(numbers(1, 3, 30, 40).float(), [0]))
+    with pytest.raises(Unsupported, match="16 tokens for an input of 30 x 40"):
+        attended.on_picture(attended.read)
