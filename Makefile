@@ -37,8 +37,9 @@ check: $(INSTALLED) ## run every linter, type checker and generated-page check
 	$(BIN)/python scripts/generate_configuration_page.py --check
 	$(BIN)/python scripts/generate_methods_page.py --check
 
-bench: $(INSTALLED) ## measure Grad-CAM against the plain forward and the peers; a quarter of an hour
+bench: $(INSTALLED) ## measure every attribution method against its peers; Grad-CAM too when served; over an hour
 	$(BIN)/python benchmarks/grad_cam.py
+	$(BIN)/python benchmarks/methods.py
 
 pages: $(INSTALLED) ## write the generated pages
 	$(BIN)/python scripts/generate_configuration_page.py

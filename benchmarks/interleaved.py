@@ -17,12 +17,19 @@ def wall_seconds(run: Callable[[], object]) -> float:
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], object]], seconds: float, least: int = 5, clock: Clock = wall_seconds
+    contestants: Mapping[str, Callable[[], object]],
+    seconds: float,
+    least: int = 5,
+    clock: Clock = wall_seconds,
+    warm_up: int = 2,
 ) -> dict[str, list[float]]:
-    """Call all functions in turns for `seconds`, each at least `least` times, and return their times in seconds."""
+    """Call all functions in turns for `seconds`, each at least `least` times, and return their times in seconds.
+
+    Each is called `warm_up` times before.
+    """
     for run in contestants.values():
-        run()
-        run()
+        for _ in range(warm_up):
+            run()
     times: dict[str, list[float]] = {name: [] for name in contestants}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < least:
