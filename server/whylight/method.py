@@ -29,6 +29,7 @@ class Need(enum.Enum):
     SPATIAL_LAYER = "spatial-layer"  # some layer gives maps [N, C, h, w], or tokens that lie on the picture
     RELU = "relu"  # some function or layer is ReLU
     ATTENTION = "attention"  # every attention of the model is between the same tokens, which lie on the picture
+    LATENTS = "latents"  # the model names its latent variables
     GAP_HEAD = "gap-head"  # maps -> global average pooling -> one linear layer -> class scores
 
 

@@ -59,8 +59,8 @@ def open_model(
         labels=opened.labels if config.labels is None else read_labels(Path(config.labels)),
         device=where,
         input_size=config.input_size,
-        output=config.output,
-        latent=config.latent,
+        output=config.output or opened.output,
+        latent=config.latent or opened.latent,
         precision=config.precision,
         channels_last=config.channels_last,
         fold=config.fold_batch_norm,
@@ -68,7 +68,7 @@ def open_model(
         budget=config.memory_budget_bytes,
         companions={**opened.companions, **config.companions},
         boxes=config.boxes,
-        last_spatial=config.last_spatial,
+        last_spatial=config.last_spatial or opened.last_spatial,
     )
 
 
@@ -324,10 +324,6 @@ def _examine(model: Model, example: Tensor, *, relu: bool) -> None:
             linear = model.findings.last_linear
             module = model.module.get_submodule(linear) if linear else None
             model.head = find_gap_head(layer, module, ran.leaf, ran.output)
-    if layer is None and Need.GRADIENTS in needs:
-        model.last_tokens = find_last_tokens(model, example)
-    if model.last_tokens is not None:
-        needs.add(Need.SPATIAL_LAYER)
     if layer is None and Need.GRADIENTS in needs and not model.detection_limit:
         model.last_tokens = find_last_tokens(model, example)
     if model.last_tokens is not None:
@@ -336,6 +332,8 @@ def _examine(model: Model, example: Tensor, *, relu: bool) -> None:
         needs.add(Need.ATTENTION)
     if model.head is not None:
         needs.add(Need.GAP_HEAD)
+    if model.latent_shape is not None:
+        needs.add(Need.LATENTS)
     model.capabilities = frozenset(needs)
 
 

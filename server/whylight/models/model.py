@@ -33,6 +33,7 @@ from whylight.subject.backward_rule import BackwardRule, under
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
 from whylight.subject.invariance import batch_invariant
+from whylight.subject.latent_head import find_latent_jacobian
 from whylight.subject.layout import Layout
 from whylight.subject.run import BrokenOff, Run, install_hooks, watching
 from whylight.subject.subject import Subject
@@ -122,6 +123,7 @@ class Model:
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
     _compiled: dict[frozenset[str], Callable[..., Any]] = field(init=False, repr=False, default_factory=dict)
     _shares_head: dict[str, bool] = field(init=False, repr=False, default_factory=dict)
+    _latent_jacobians: dict[str, Tensor | None] = field(init=False, repr=False, default_factory=dict)
     _randomised: dict[tuple[int, int], Model] = field(init=False, repr=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -231,6 +233,15 @@ class Model:
         if layer not in self._shares_head:
             self._shares_head[layer] = shares_head(self, layer, input, companions)
         return self._shares_head[layer]
+
+    def latent_jacobian(self, layer: str, input: Tensor) -> Tensor | None:
+        """Return the gradient of each latent at a layer, `[L, C, h, w]`, where it is the same for every input.
+
+        Found out with `input` `[1, C, H, W]` once; None where it is not.
+        """
+        if layer not in self._latent_jacobians:
+            self._latent_jacobians[layer] = find_latent_jacobian(self, layer, input)
+        return self._latent_jacobians[layer]
 
     def check_target(self, target: Target) -> None:
         """Find out, without running, whether the model can answer for a target.

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 class OpenedModel:
     """A module as its source gives it, how pictures are prepared for it, and the labels of its classes if known.
 
-    `companions` are what it takes besides the picture, by the names of its arguments.
+    `companions` are what it takes besides the picture, by the names of its arguments. `output`, `latent` and
+    `last_spatial` stand where the operator's configuration says nothing of them.
     """
 
     module: nn.Module
     transform: Transform
     labels: tuple[str, ...] = ()
     companions: Mapping[str, Companion] = field(default_factory=dict)
+    output: str | None = None
+    latent: str | None = None
+    last_spatial: str | None = None
 
 
 class ModelSource(abc.ABC):

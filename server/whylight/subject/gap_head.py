@@ -72,7 +72,7 @@ def find_gap_head(layer: str, linear: nn.Module | None, leaf: Tensor, output: Te
     """
     if not isinstance(linear, nn.Linear) or leaf.dim() != 4 or output.dim() != 2:
         return None
-    if linear.weight.shape != (output.shape[1], leaf.shape[1]) or not _only_linear(output):
+    if linear.weight.shape != (output.shape[1], leaf.shape[1]) or not only_linear(output):
         return None
     head = GapHead(layer, linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
     if not _close(F.linear(leaf.detach().mean((2, 3)), head.weight, head.bias), output.detach()):
@@ -86,7 +86,8 @@ def find_gap_head(layer: str, linear: nn.Module | None, leaf: Tensor, output: Te
     return head
 
 
-def _only_linear(output: Tensor) -> bool:
+def only_linear(output: Tensor) -> bool:
+    """Whether a tensor was computed from its leaves by linear operators alone."""
     pending: list[Any] = [output.grad_fn]
     seen: set[Any] = set()
     while pending:

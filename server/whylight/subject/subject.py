@@ -118,21 +118,32 @@ class Subject:
 
         The model runs once, without a graph up to the layer, and backward only from the targets to the layer, under
         `rule` if there is one. Behind a head of average pooling and one linear layer (`gap_head`), class targets need
-        no backward at all: the gradients are then expanded, with spatial strides of 0.
+        no backward at all: the gradients are then expanded, with spatial strides of 0. Nor do latents behind one linear
+        layer.
 
         Raises:
             NotFound: there is no such layer (reason LAYER_NOT_FOUND).
             Unsupported: the layer gives no single tensor, or a target does not depend on it.
         """
         name = self.resolve_layer(layer)
-        head = None if rule is not None else self._closed_form(batch, name)
-        if head is not None:
-            activations = self.activations(batch, name)[name]
-            classes = [aim.class_index for aim in self.aims(batch)]
-            indices = torch.tensor(classes, device=self.device)
-            return activations, head.gradients(indices, (activations.shape[2], activations.shape[3]))
+        known = None if rule is not None else self._known_gradients(batch, name)
+        if known is not None:
+            return known
         activations, gradients = self._gradients(batch, name, rule)
         return self._as_maps(batch, name, activations), self._as_maps(batch, name, gradients)
+
+    def latents(self, batch: Batch) -> Tensor:
+        """Return the latent variables of each input, `[N, L]`, without a graph.
+
+        Raises:
+            Unsupported: the model names none.
+        """
+        if self.model.latent_shape is None:
+            raise Unsupported("the model names no latent variables", field="model")
+        memory = self._about(batch)
+        if LATENT not in memory:
+            self._capture(batch, (), latents=True)
+        return memory.take(LATENT)[0]
 
     def layer_maps(self, batch: Batch, layer: str) -> Tensor:
         """Return a layer's activations as maps `[N, C, h, w]`, without a graph.
@@ -164,8 +175,9 @@ class Subject:
             NotFound, Unsupported: as `layer_gradients`.
         """
         name = self.resolve_layer(layer)
-        if self._closed_form(batch, name) is not None:
-            activations, gradients = self.layer_gradients(batch, name)
+        known = self._known_gradients(batch, name)
+        if known is not None:
+            activations, gradients = known
             return activations, gradients, torch.zeros_like(gradients)
         activations, gradients, products = layer_hessian_products(self, batch, name)
         return (
@@ -342,12 +354,20 @@ class Subject:
         sources = {source: memory.take(source)[0] for source in dict.fromkeys(aim.source for aim in aims)}
         return values_of(list(zip(aims, batch.rows, strict=True)), sources)
 
-    def _closed_form(self, batch: Batch, layer: str) -> GapHead | None:
-        """Return the head behind the layer, if the gradients of all targets there are known by it."""
+    def _known_gradients(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor] | None:
+        """Return activations and gradients, if the gradients of all targets there are the same for every input."""
+        aims = [aim_at(self.model, target) for target in batch.targets]
         head = self.gap_head(layer)
-        if head is None or any(aim_at(self.model, target).class_index is None for target in batch.targets):
-            return None
-        return head
+        if head is not None and all(aim.class_index is not None for aim in aims):
+            activations = self.activations(batch, layer)[layer]
+            classes = torch.tensor([aim.class_index for aim in self.aims(batch)], device=self.device)
+            return activations, head.gradients(classes, (activations.shape[2], activations.shape[3]))
+        if all(aim.source == LATENT for aim in aims):
+            jacobian = self.model.latent_jacobian(layer, batch.inputs[:1])
+            activations = self.activations(batch, layer)[layer]
+            if jacobian is not None and jacobian.shape[1:] == activations.shape[1:]:
+                return activations, jacobian[torch.tensor([aim.index[0] for aim in aims], device=self.device)]
+        return None
 
     def _as_maps(self, batch: Batch, layer: str, output: Tensor) -> Tensor:
         layout = self.model.layout(layer)
