@@ -12,7 +12,7 @@ import click
 
 import whylight
 
-COMMANDS = ("bench", "doctor", "explain", "methods", "models", "plugins", "serve")
+COMMANDS = ("bench", "compare", "doctor", "explain", "methods", "models", "plugins", "serve")
 
 
 class Commands(click.Group):

@@ -53,7 +53,7 @@ def explain_here(task: Task, device: str | None) -> list[Answer]:
     """
     model = task.model or DEFAULT_MODEL
     with printing.waiting(f"opening {model}"):
-        opened = _open(model, device)
+        opened = open_here(model, device)
     answers = []
     with printing.bars("explaining", task.images) as bars:
         for index, image in enumerate(task.images):
@@ -108,7 +108,12 @@ def _stream(client: Client, task: Task, keywords: dict[str, Any]) -> list[Answer
     return [answers[index] for index in range(len(task.images))]
 
 
-def _open(name: str, device: str | None) -> Any:
+def open_here(name: str, device: str | None) -> Any:
+    """Open a model by its source, on a device, or on the one there is.
+
+    Raises:
+        WhylightError: it cannot be opened.
+    """
     import torch
 
     from whylight.cli.local import load_plugins

@@ -8,7 +8,7 @@ from typing import Any
 from whylight import wire
 from whylight.calls import MetricCall
 from whylight.client.requests import Metrics, Request, build_request, checked_size
-from whylight.errors import InternalError
+from whylight.errors import InternalError, WhylightError
 from whylight.evaluation import Evaluation
 from whylight.v1 import explanation_pb2 as pb
 from whylight.wire.scalars import integer
@@ -38,12 +38,17 @@ def read_evaluation(request: Request, response: pb.EvaluateResponse) -> Evaluati
 
     Raises:
         InternalError: the response does not fit the request, or cannot be read (RESPONSE_INVALID).
+        WhylightError: the first error, where no image could be explained.
     """
     expected = 1 if request.single else len(request.images)  # type: ignore[arg-type]  # a list or a tuple, as `single` says
     if len(response.results) != expected:
         raise InternalError(f"{len(response.results)} results for {expected} inputs", reason="RESPONSE_INVALID")
+    results = tuple(wire.result_from_proto(result) for result in response.results)
+    errors = [result for result in results if isinstance(result, WhylightError)]
+    if errors and len(errors) == len(results):
+        raise errors[0]
     return Evaluation(
-        tuple(wire.result_from_proto(result) for result in response.results),
+        results,
         tuple(wire.ranking_from_proto(ranking) for ranking in response.rankings),
         response.model,
         response.model_digest,
