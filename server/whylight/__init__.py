@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from whylight.hookspecs import hookimpl
     from whylight.in_process import explain
     from whylight.in_process_evaluate import evaluate
+    from whylight.in_process_long import inspect, synthesise
+    from whylight.made import (
+        InspectionProgress,
+        InspectionResult,
+        SynthesisFailure,
+        SynthesisPreview,
+        SynthesisProgress,
+        SynthesisResult,
+    )
     from whylight.method import (
         Attribution,
         Batch,
@@ -69,6 +78,15 @@ _HOMES = {
     "hookspecs": ("hookimpl",),
     "in_process": ("explain",),
     "in_process_evaluate": ("evaluate",),
+    "in_process_long": ("inspect", "synthesise"),
+    "made": (
+        "InspectionProgress",
+        "InspectionResult",
+        "SynthesisFailure",
+        "SynthesisPreview",
+        "SynthesisProgress",
+        "SynthesisResult",
+    ),
     "method": (
         "Attribution",
         "Batch",
@@ -137,6 +155,8 @@ __all__ = [
     "GuidedRelu",
     "Inspected",
     "Inspection",
+    "InspectionProgress",
+    "InspectionResult",
     "InspectionTask",
     "InvalidInput",
     "Latent",
@@ -178,6 +198,10 @@ __all__ = [
     "Similarity",
     "Subject",
     "Synthesis",
+    "SynthesisFailure",
+    "SynthesisPreview",
+    "SynthesisProgress",
+    "SynthesisResult",
     "SynthesisTask",
     "Synthesised",
     "Table",
@@ -188,8 +212,10 @@ __all__ = [
     "evaluate",
     "explain",
     "hookimpl",
+    "inspect",
     "ops",
     "synthesis",
+    "synthesise",
 ]
 
 

@@ -69,7 +69,7 @@ BROKEN = {
     "instance": (good("instance").replace("[One]", "[One()]"), "is not a subclass of whylight.Method"),
     "plainmethod": (
         "import whylight\nclass One(whylight.Method):\n    'Doc.'\n    name = 'one'\n" + HOOK.format(gives="One"),
-        "One is not a whylight.Attribution",
+        "One is no whylight.Attribution",
     ),
     "abstract": (
         "import whylight\nclass One(whylight.Attribution):\n    'Doc.'\n    name = 'one'\n" + HOOK.format(gives="One"),

@@ -247,30 +247,3 @@ async def test_limits_are_the_operators():
         sent.inputs[0].tensor.CopyFrom(v1.Tensor(dtype=v1.DATA_TYPE_UINT8, shape=[3, 3], data=bytes(9)))
         answer = await stub(served).Explain(sent)
         assert answer.results[0].error.reason == "TENSOR_TOO_LARGE"
-
-
-class TestSynthesize:
-    async def refusal(self, served: Served, sent: v1.SynthesizeRequest):
-        return await failure_of(stub(served).Synthesize(sent).read())
-
-    async def test_no_method_of_ours_is_a_synthesis(self, served: Served):
-        failure = await self.refusal(served, v1.SynthesizeRequest(method=v1.MethodCall(name="cam")))
-        assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "METHOD_UNSUPPORTED")
-        assert failure.fields == ["method.name"]
-
-    @pytest.mark.parametrize(
-        ("sent", "reason", "field"),
-        [
-            (v1.SynthesizeRequest(), "REQUEST_INVALID", "method.name"),
-            (v1.SynthesizeRequest(method=v1.MethodCall(name="cm")), "METHOD_NOT_FOUND", "method.name"),
-            (v1.SynthesizeRequest(model="3", method=v1.MethodCall(name="cam")), "MODEL_NOT_FOUND", "model"),
-            (
-                v1.SynthesizeRequest(method=v1.MethodCall(name="cam"), targets=[v1.Target()]),
-                "TARGET_INVALID",
-                "targets[0]",
-            ),
-        ],
-    )
-    async def test_a_bad_request_is_told_why(self, served: Served, sent, reason: str, field: str):
-        failure = await self.refusal(served, sent)
-        assert (failure.reason, failure.fields) == (reason, [field])

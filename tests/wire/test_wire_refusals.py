@@ -306,7 +306,7 @@ def test_empty_results_and_targets_in_answers():
     with pytest.raises(InternalError):
         wire.result_from_proto(pb.InputResult())
     with pytest.raises(InternalError):
-        wire.explanation_from_proto(pb.Explanation())
+        wire.explanation_from_proto(pb.Explanation(target=pb.Target()))
 
 
 def test_error_of_a_code_that_is_not_ours_keeps_its_words():

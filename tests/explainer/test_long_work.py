@@ -1,0 +1,189 @@
+"""Synthesis and inspection in process and step by step: the same bits alone, in batches, and when others go away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import whylight
+from whylight.errors import Cancelled, InvalidInput, MethodFailed, WhylightError
+from whylight.explainer.long_plan import LongPlan, Wanted, plan_synthesis
+from whylight.explainer.slices import Outcome
+from whylight.explainer.synthesising import Order, synthesise
+from whylight.limits import Limits
+from whylight.models import Transform, wrap_module
+from whylight.plugins import OfferedMethod
+from whylight.subject import CancelToken
+from whylight.testing.networks import ConvGapNet
+
+
+class Climbing(whylight.Synthesis):
+    """Climbs a class score by plain gradients."""
+
+    name = "climbing"
+    stochastic = True
+    needs = frozenset({whylight.Need.GRADIENTS})
+
+    class Options(whylight.PlainOptions):
+        steps: int = 3
+        result: str = "right"
+
+    closed = 0
+
+    def synthesise(self, subject: Any, task: whylight.SynthesisTask, options: Any) -> Iterator[Any]:
+        aims = [subject.aim(target) for target in task.targets]
+        images = torch.stack([torch.rand((3, *task.size), generator=g) for g in task.generators()])
+        try:
+            for step in range(1, options.steps + 1):
+                leaf = images.requires_grad_(True)
+                output = subject.observe(subject.inputs_of(leaf)).output
+                scores = torch.stack([aim.scalar(row) for aim, row in zip(aims, output, strict=True)])
+                (gradient,) = torch.autograd.grad(scores.sum(), leaf)
+                images = (leaf + 0.1 * gradient.sign()).clamp(0, 1).detach()
+                yield whylight.Progress(step, options.steps, {"score": scores.detach()}, images)
+        finally:
+            type(self).closed += 1
+        if options.result == "none":
+            return
+        made = images[:, :, 1:] if options.result == "small" else images
+        yield whylight.Synthesised(made * float("nan") if options.result == "nan" else made)
+
+
+@pytest.fixture(scope="module")
+def net() -> ConvGapNet:
+    torch.manual_seed(0)
+    return ConvGapNet()
+
+
+def planned(net: ConvGapNet, **options: Any) -> LongPlan:
+    model = wrap_module(net, transform=Transform.plain((16, 24)))
+    offered = OfferedMethod(Climbing(), plugin="", distribution="")
+    wanted = Wanted(targeted=True, outputs=(whylight.MapOutput(),))
+    return plan_synthesis({"m": model}, {"climbing": offered}, "m", "climbing", options, wanted, Limits())
+
+
+def orders(*classes: int) -> list[Order]:
+    none = np.zeros((0, 3, 16, 24), np.float32)
+    return [Order(whylight.ClassIndex(n), none, seed=n, cancel=CancelToken()) for n in classes]
+
+
+def finish(slices: Any, outcomes: dict[int, Outcome]) -> list[Any]:
+    for ended in slices:
+        outcomes.update(ended)
+    return [outcomes[place] for place in sorted(outcomes)]
+
+
+def bits(outcome: Any) -> bytes:
+    return bytes(outcome.explanation.map.tobytes())
+
+
+def test_a_batch_has_the_bits_of_its_singles(net: ConvGapNet):
+    plan = planned(net)
+    together = finish(synthesise(plan, orders(0, 1, 2)), {})
+    alone = [finish(synthesise(plan, orders(n)), {})[0] for n in (0, 1, 2)]
+    assert list(map(bits, together)) == list(map(bits, alone))
+    assert [one.explanation.target_score for one in together] == [one.explanation.target_score for one in alone]
+    assert len(set(map(bits, together))) == 3
+
+
+def test_one_that_goes_away_leaves_the_others_their_bits(net: ConvGapNet):
+    plan = planned(net)
+    both = orders(0, 1)
+    slices = synthesise(plan, both)
+    assert next(slices) == ()
+    both[0].cancel.cancel()
+    outcomes = finish(slices, {})
+    assert bits(outcomes[1]) == bits(finish(synthesise(plan, orders(1)), {})[0])
+
+
+def test_work_that_nobody_wants_ends_before_its_next_step_and_is_closed(net: ConvGapNet):
+    (order,) = orders(0)
+    slices = synthesise(planned(net, steps=1000), [order])
+    next(slices)
+    next(slices)
+    before = Climbing.closed
+    order.cancel.cancel()
+    ((place, outcome),) = next(slices)
+    assert place == 0
+    assert isinstance(outcome, Cancelled)
+    assert Climbing.closed == before + 1
+    other = synthesise(planned(net, steps=1000), orders(0))
+    next(other)
+    other.close()
+    assert Climbing.closed == before + 2
+
+
+@pytest.mark.parametrize(("result", "words"), [("none", "ended"), ("small", "shape"), ("nan", "NaN")])
+def test_a_result_that_is_none_is_the_methods_fault(net: ConvGapNet, result: str, words: str):
+    (outcome,) = finish(synthesise(planned(net, result=result), orders(0)), {})
+    assert isinstance(outcome, MethodFailed)
+    assert words in outcome.message
+
+
+def test_in_process_one_target_gives_one_result_and_a_list_a_list(net: ConvGapNet):
+    news: list[Any] = []
+    many = whylight.synthesise(
+        net,
+        Climbing,
+        [1, 2],
+        seed=4,
+        size=(16, 24),
+        on_progress=news.append,
+        on_preview=news.append,
+        preview_interval=2,
+    )
+    one = whylight.synthesise(net, Climbing, 2, seed=4, size=(16, 24))
+    assert many[1].explanation.picture.data == one.explanation.picture.data
+    assert (one.explanation.picture.width, one.explanation.picture.height) == (24, 16)
+    assert len(one.predictions) == 5
+    steps = [(event.target_index, event.step) for event in news if isinstance(event, whylight.SynthesisProgress)]
+    assert (0, 1) in steps
+    assert (1, 3) in steps
+    shown = [(event.target_index, event.step) for event in news if isinstance(event, whylight.SynthesisPreview)]
+    assert shown == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "field"),
+    [
+        ({"target": None}, "target"),
+        ({"target": 99}, "target"),
+        ({"target": [0, 99]}, "target[1]"),
+        ({"target": 0, "pictures": [np.zeros((8, 8, 3), np.uint8)]}, "pictures"),
+        ({"target": 0, "options": {"stepz": 1}}, "method.options.stepz"),
+        ({"target": 0, "size": (0, 8)}, "size"),
+    ],
+)
+def test_in_process_an_error_names_the_argument(net: ConvGapNet, keywords: dict[str, Any], field: str):
+    with pytest.raises(InvalidInput) as refused:
+        whylight.synthesise(net, Climbing, **keywords)
+    assert [violation.field for violation in refused.value.violations] == [field]
+
+
+class Looking(whylight.Inspection):
+    """Gives the means of its inputs, and raises where it is told to."""
+
+    name = "looking"
+
+    def inspect(self, subject: Any, task: whylight.InspectionTask, options: Any) -> Iterator[Any]:
+        yield whylight.Progress(1, 1)
+        table = whylight.Table("classes", ("class",), tuple((str(target),) for target in task.targets))
+        yield whylight.Inspected((whylight.Map("means", task.inputs.mean((1, 2, 3)).numpy()), table), {"n": 1.0})
+
+
+def test_in_process_an_inspection_gives_its_artifacts(net: ConvGapNet):
+    news: list[Any] = []
+    pictures = [np.full((8, 8, 3), value, np.uint8) for value in (0, 255)]
+    found = whylight.inspect(net, Looking, pictures, 3, on_progress=news.append)
+    means, table = found.artifacts
+    assert isinstance(means, whylight.Map)
+    np.testing.assert_allclose(means.array, [0.0, 1.0])
+    assert isinstance(table, whylight.Table)
+    assert len(table.rows) == 1
+    assert news == [whylight.InspectionProgress(1, 1)]
+    with pytest.raises(WhylightError, match="one size"):
+        whylight.inspect(net, Looking, [np.zeros((3, 16, 16), np.float32), np.zeros((3, 16, 24), np.float32)])
