@@ -78,7 +78,9 @@ class Drawn:
 
 def draw(model: Model, photos: dict[str, Image.Image], offered: OfferedMethod, fresh: bool) -> dict[str, Drawn] | str:
     """Return what a method gives for each photo, or why the model is refused."""
-    name = offered.method.name
+    method, name = offered.method, offered.method.name
+    assert isinstance(method, whylight.Attribution)
+    signed = method.presentation(method.Options(**OPTIONS.get(name, {}))).signed
     found = {} if fresh else {photo: kept for photo in photos if (kept := _load(_path(model, offered, photo)))}
     missing = [photo for photo in photos if photo not in found]
     if missing:
@@ -98,35 +100,34 @@ def draw(model: Model, photos: dict[str, Image.Image], offered: OfferedMethod, f
             return str(error)
         assert isinstance(explained, list)
         for photo, one in zip(missing, explained, strict=True):
-            found[photo] = _drawn(one)
+            found[photo] = _drawn(one, signed)
             _keep(_path(model, offered, photo), found[photo])
     return {photo: found[photo] for photo in photos}
 
 
-def _drawn(explained: whylight.Explained) -> Drawn:
+def _drawn(explained: whylight.Explained, signed: bool) -> Drawn:
     both = explained.explanations
     maps = [one.map.astype(np.float64) for one in both]
     constant = any(one.std() == 0 for one in maps)
     fine = any(0 < np.percentile(np.abs(one), BRIGHTEST) < np.abs(one).max() / 2 for one in maps)
     return Drawn(
-        tuple(_alone(one) for one in maps) if fine else tuple(one.picture.data for one in both),
+        tuple(_alone(one, signed) for one in maps) if fine else tuple(one.picture.data for one in both),
         tuple(round(one.target_score, 2) for one in both),
         None if constant else round(float(np.corrcoef([one.ravel() for one in maps])[0, 1]), 2),
         fine,
     )
 
 
-def _alone(values: npt.NDArray[np.float64]) -> bytes:
-    """Draw a fine map without the photo, as PNG: in red and blue on white, or if it has no sign in white on black.
+def _alone(values: npt.NDArray[np.float64], signed: bool) -> bytes:
+    """Draw a fine map without the photo, as PNG: in red and blue on white, or if its sign says nothing, on black.
 
     Half of the overlay's colours would go to a few pixels, and nothing else would be seen beside the photo: here the
     brightest per cent all have the last colour.
     """
-    shown = np.clip(values / np.percentile(np.abs(values), BRIGHTEST), -1, 1)
-    if shown.min() < 0:
-        channels = [1 + np.minimum(shown, 0), 1 - np.abs(shown), 1 - np.maximum(shown, 0)]
-    else:
-        channels = [shown] * 3
+    last = np.percentile(np.abs(values), BRIGHTEST) or np.abs(values).max() or 1.0
+    shown = np.clip(values / last, -1, 1)
+    coloured = [1 + np.minimum(shown, 0), 1 - np.abs(shown), 1 - np.maximum(shown, 0)]
+    channels = coloured if signed else [np.abs(shown)] * 3
     written = io.BytesIO()
     Image.fromarray((np.stack(channels, -1) * 255).round().astype(np.uint8)).save(written, "png")
     return written.getvalue()
