@@ -276,3 +276,44 @@ def test_our_own_plugins_load_strictly():
         json.dumps(offered.method.Options.model_json_schema())
         assert offered.method.reference
         assert offered.method.summary().endswith(".")
+
+
+METRIC = """
+import torch
+import whylight
+
+class Half(whylight.Metric):
+    "Half of everything."
+    name = "half"
+    def measure(self, subject, batch, maps, explain, options):
+        return whylight.Measured(torch.full((len(maps),), 0.5))
+
+@whylight.hookimpl
+def whylight_metrics(): return [Half]
+"""
+
+
+def test_metrics_are_loaded_beside_methods_and_listed(install):
+    install("half", METRIC)
+    plugins = Plugins(only=["half"])
+    plugins.load()
+    assert plugins.infos["half"].metrics == ["half"]
+    assert plugins.metrics["half"].plugin == "half"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("[Half]", "[Half, Half]", "offers the metric 'half' twice"),
+        ("[Half]", "['half']", "whylight_metrics gave 'half', which is not a subclass of whylight.Metric"),
+        ('name = "half"', 'name = "Half It"', "a name is kebab-case, such as 'insertion'"),
+        ("def measure", "def measures", "does not define measure"),
+    ],
+)
+def test_a_metric_that_cannot_be_used_is_a_failure_with_its_reason(install, old, new, reason):
+    install("halved", METRIC.replace(old, new))
+    plugins = Plugins(only=["halved"])
+    plugins.load()
+    assert plugins.infos["halved"].state == "failed"
+    assert reason in plugins.infos["halved"].error
+    assert not plugins.metrics

@@ -93,11 +93,12 @@ def _picture(explanation: Explanation) -> Image.Image:
 def _cell(picture: Image.Image, lines: Sequence[tuple[str, tuple[int, int, int]]]) -> Image.Image:
     """Return a picture, scaled to fit, with lines of text under it."""
     fitted = ImageOps.contain(picture, (CELL, CELL))
-    cell = Image.new("RGB", (CELL, CELL + _LINE * len(lines) + _GAP // 2), _PAPER)
-    cell.paste(fitted, ((CELL - fitted.width) // 2, CELL - fitted.height))
+    text_top = fitted.height + _GAP // 2
+    cell = Image.new("RGB", (CELL, text_top + _LINE * len(lines)), _PAPER)
+    cell.paste(fitted, ((CELL - fitted.width) // 2, 0))
     pen, font = ImageDraw.Draw(cell), ImageFont.load_default(_TEXT)
     for number, (text, colour) in enumerate(lines):
         while pen.textlength(text, font) > CELL and len(text) > 1:
             text = f"{text[:-2]}…"
-        pen.text((0, CELL + _GAP // 2 + number * _LINE), text, colour, font)
+        pen.text((0, text_top + number * _LINE), text, colour, font)
     return cell
