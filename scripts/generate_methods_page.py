@@ -53,9 +53,9 @@ the photo, the strongest per cent in one colour, signed ones on white, others on
 
 What to look for:
 - **Does it depend on the class?** The table below has the correlation of both maps: 1.00 is the same map twice.
-- `cam`, `grad-cam`, `hires-cam`, `xgrad-cam` and `shapley-cam` are one and the same here: this model ends in global
-  average pooling and one linear layer, where their definitions meet. At earlier layers, and in other networks, they
-  part.
+- `cam`, `grad-cam`, `hires-cam`, `xgrad-cam` and `shapley-cam` are one and the same here, but for the ReLU that `cam`
+  has not: this model ends in global average pooling and one linear layer, where their definitions meet. At earlier
+  layers, and in other networks, they part.
 - `eigen-cam` and `deconvnet` know no class. In this network, which has no max pooling, `deconvnet` does not even know
   the photo.
 - Maps are scaled one by one: colours of two pictures cannot be compared. See [reading a

@@ -68,8 +68,8 @@ class LRP(whylight.Attribution):
     went where: 'epsilon-plus' for convolutional networks, 'epsilon-gamma-box' for sharper ones.
 
     Avoid it where the ratio is far from 1, as with large biases: the rest is unexplained. The z⁺ and flat rules make
-    maps calm and classes alike; where classes must be told apart, compare with 'epsilon' or grad-cam, or explain a
-    contrast.
+    maps calm, and those of two classes of the same object alike; where these must be told apart, compare with 'epsilon'
+    or grad-cam, or explain a contrast.
     """
 
     name = "lrp"

@@ -54,6 +54,12 @@ class ActivationMaximization(whylight.Synthesis):
     `argmax_x Φ(x) - λ R(x)`: Φ the target, R the regularisers. Without any, and without movement, the result is noise
     to a person (see fooling-image); the default, a spectrum seen through small movements, is that of Feature
     Visualization.
+
+    Use it to see what a class, a channel or a neuron looks for, without any photo; several seeds show several of its
+    faces.
+
+    Avoid it to explain one answer to one photo (that is an attribution's work), and as a picture of the class: it is
+    what excites the model most, which need not look like anything that the model was trained on.
     """
 
     name = "activation-maximization"

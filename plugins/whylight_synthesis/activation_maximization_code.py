@@ -44,8 +44,12 @@ class ActivationMaximizationCode(whylight.Synthesis):
     """An image that the model answers strongly, among those that a generator can make.
 
     `max_z log p(c|g(z)) - λ|z|²` over codes `z` from normal noise: the picture looks like what the generator was
-    trained on. Use it when a free image comes out as a texture and there is a generator of the model's own domain; do
-    not take what the picture shows beside the class for the model's knowledge: that is the generator's.
+    trained on.
+
+    Use it when a free image comes out as a texture and there is a generator of the model's own domain.
+
+    Avoid it to learn what the model knows beside the class: what the picture shows besides is the generator's
+    knowledge.
     """
 
     name = "activation-maximization-code"

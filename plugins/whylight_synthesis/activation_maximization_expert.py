@@ -32,8 +32,11 @@ class ActivationMaximizationExpert(ActivationMaximization):
     """An image that makes the model answer strongly and that an expert takes for a likely one.
 
     `argmax_x Φ(x) + λ log p(x) - Σ R(x)`: Φ the target, p the expert's density, such as an RBM's (minus its free
-    energy) or a VAE's lower bound, known up to a factor. Use it where there is a density of the model's own domain; one
-    of other pictures pulls away from what the model knows.
+    energy) or a VAE's lower bound, known up to a factor.
+
+    Use it where there is a density of the model's own domain.
+
+    Avoid it with one of other pictures, which pulls away from what the model knows.
     """
 
     name = "activation-maximization-expert"

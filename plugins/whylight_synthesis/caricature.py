@@ -24,6 +24,10 @@ class Caricature(whylight.Synthesis):
     """A picture drawn again from a layer's answer to it, what the layer finds in it exaggerated.
 
     `argmax_x cos(Φ(x), Φ(x₀))^p Φ(x)·Φ(x₀)` from noise, as a spectrum of decorrelated colours seen through movements.
+
+    Use it to see what of a picture a layer makes much of.
+
+    Avoid it to see what a layer keeps of a picture, without exaggeration: that is feature-inversion.
     """
 
     name = "caricature"

@@ -36,6 +36,10 @@ class DeepDream(whylight.Synthesis):
 
     Ascent of the mean square of the layer's output (of one channel, with `channel`) from the given picture, at several
     scales: what was added at one is enlarged and taken along to the next, and the picture's own detail is put back.
+
+    Use it to see what a layer, or a channel of it, finds in a picture, and for the pleasure of it.
+
+    Avoid it to explain an answer: it shows what a layer could see, not what it used.
     """
 
     name = "deepdream"

@@ -32,6 +32,10 @@ class FeatureInversion(whylight.Synthesis):
 
     `argmin_x |Φ(x) - Φ(x₀)|² / |Φ(x₀)|² + λ TV^β(x)` from noise. What an early layer gives is nearly the picture; deep
     ones have forgotten places and colours.
+
+    Use it to compare layers: what the image lacks of the picture, the layer does not tell those behind it.
+
+    Avoid it to find what matters to the answer: what a layer keeps need not be used.
     """
 
     name = "feature-inversion"

@@ -37,6 +37,10 @@ class FoolingImage(whylight.Synthesis):
 
     Ascent of the target's log-probability, pixel by pixel and with no regulariser: from noise (Nguyen et al.), or from
     a picture, no pixel further from it than `budget` (Szegedy et al.), until the model is as sure as `confidence`.
+
+    Use it to show that confidence is not understanding, and to see how small a change is enough.
+
+    Avoid it as a measure of robustness: it is one attack, and not the strongest.
     """
 
     name = "fooling-image"

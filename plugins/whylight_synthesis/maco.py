@@ -34,6 +34,10 @@ class Maco(whylight.Synthesis):
     The magnitudes of the Fourier transform stay, only the phases are optimised: no regulariser is needed to keep high
     frequencies out. The magnitudes are those of the picture given, or fall with the frequency as `1/f` (the average of
     natural images, Field 1987; the paper takes ImageNet's own, which no package that we may ship holds).
+
+    Use it for large images of deep networks, where activation-maximization needs much regularising.
+
+    Avoid it where frequencies are the point: those are given, not found.
     """
 
     name = "maco"

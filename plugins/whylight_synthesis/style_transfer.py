@@ -36,6 +36,11 @@ class StyleTransfer(whylight.Synthesis):
     """The content of one picture painted in the style of another.
 
     `argmin_x α |Φ(x) - Φ(content)|² / |Φ(content)|² + β Σ_l w_l |G_l(x) - G_l(style)|² + γ TV(x)` from the content.
+
+    Use it to see that a network holds content and style apart, and to choose how much of each.
+
+    Avoid it with networks of residual blocks and few pooling layers as they come: VGG's layers are what the method was
+    made on, and others give weaker styles.
     """
 
     name = "style-transfer"

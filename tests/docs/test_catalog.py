@@ -56,12 +56,13 @@ def test_every_attribution_is_in_the_gallery(name):
     assert f"](reference/methods/{name}.md)" in GALLERY.read_text()
 
 
-@pytest.mark.parametrize("name", ATTRIBUTIONS)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_docstring_says_when_and_when_not(name):
     notes = Notes.of(type(PLUGINS.methods[name].method))
     assert notes.summary.endswith(".")
     assert "\n" not in notes.summary
-    assert "`" in notes.definition, "the definition has no formula"
+    assert notes.definition
+    assert "`" in notes.definition or name not in ATTRIBUTIONS, "the definition has no formula"
     assert notes.use
     assert notes.avoid
 
