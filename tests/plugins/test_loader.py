@@ -268,14 +268,16 @@ def test_an_offer_is_an_instance_with_its_origin(install):
 
 
 def test_our_own_plugins_load_strictly():
-    plugins = Plugins(only={"cam", "gradients"}, strict=True)
+    plugins = Plugins(only={"cam", "gradients", "metrics"}, strict=True)
     plugins.load()
-    assert {"cam", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "hires-cam"} == set(plugins.infos["cam"].methods)
-    assert set(plugins.infos["gradients"].methods) == {"saliency", "input-x-gradient"}
-    for offered in plugins.methods.values():
-        json.dumps(offered.method.Options.model_json_schema())
-        assert offered.method.reference
-        assert offered.method.summary().endswith(".")
+    assert {"cam", "grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "hires-cam"} <= set(plugins.infos["cam"].methods)
+    assert {"saliency", "input-x-gradient"} <= set(plugins.infos["gradients"].methods)
+    assert {"insertion", "deletion", "road"} <= set(plugins.infos["metrics"].metrics)
+    methods = [offered.method for offered in plugins.methods.values()]
+    for one in [*methods, *(offered.metric for offered in plugins.metrics.values())]:
+        json.dumps(one.Options.model_json_schema())
+        assert one.reference
+        assert one.summary().endswith(".")
 
 
 METRIC = """

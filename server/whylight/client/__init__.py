@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+from whylight.calls import MethodCall, MetricCall
 from whylight.client.async_client import AsyncClient
 from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import tls_credentials
-from whylight.client.requests import Answer, Input, MethodCall, Request, Result
+from whylight.client.requests import Answer, Input, Request, Result
 from whylight.client.sync_client import Client
 from whylight.made import (
     InspectionProgress,
@@ -32,6 +33,7 @@ __all__ = [
     "LayerInfo",
     "MethodCall",
     "MethodInfo",
+    "MetricCall",
     "ModelInfo",
     "PluginInfo",
     "Progress",
