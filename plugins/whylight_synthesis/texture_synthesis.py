@@ -39,6 +39,10 @@ class TextureSynthesis(whylight.Synthesis):
     """An image of the same texture as a picture: its Gram matrices match, its places do not.
 
     `argmin_x Σ_l w_l |G_l(x) - G_l(x₀)|²` from noise, G_l the products of a layer's channels added over all positions.
+
+    Use it to see what a layer knows when it is not asked where.
+
+    Avoid it for pictures with one object or an order in space, which is what gets lost.
     """
 
     name = "texture-synthesis"
@@ -75,6 +79,8 @@ def style_term(
     Raises:
         InvalidInput: there are not as many weights as layers.
     """
+    import torch
+
     names = tuple(subject.resolve_layer(layer) for layer in layers) or spread_layers(subject)
     if weights and len(weights) != len(names):
         raise whylight.InvalidInput(
@@ -82,12 +88,18 @@ def style_term(
             reason="OPTION_INVALID",
             field="options.weights",
         )
-    grams = {name: whylight.ops.gram(found) for name, found in features_of(subject, style, names).items()}
-    before = features_of(subject, start, names)
-    shares = zip(names, weights or (1 / len(names),) * len(names), strict=True)
-    scaled = {
-        name: share / whylight.ops.gram_loss(before[name], grams[name]).clamp_min(1e-12) for name, share in shares
+    grams = {
+        name: torch.cat([whylight.ops.gram(one) for one in torch.split(found, 1)])  # alone, for the bits it has alone
+        for name, found in features_of(subject, style, names).items()
     }
+    before = features_of(subject, start, names)
+    scaled = {}
+    for name, share in zip(names, weights or (1 / len(names),) * len(names), strict=True):
+        distances = [
+            whylight.ops.gram_loss(one, gram)
+            for one, gram in zip(torch.split(before[name], 1), torch.split(grams[name], 1), strict=True)
+        ]
+        scaled[name] = share / torch.cat(distances).clamp_min(1e-12)
     return whylight.synthesis.GramDistance(weight, references=grams, layer_weights=scaled)
 
 

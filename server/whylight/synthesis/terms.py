@@ -135,13 +135,23 @@ class GramDistance(Term):
 
     def loss(self, sight: Sight) -> Tensor:
         """Return the weighted sum of the distances."""
-        rows = slice(sight.rows.start, sight.rows.stop)
         losses = []
         for layer, reference in self.references.items():
             weights = self.layer_weights.get(layer)
-            share = None if weights is None else weights[rows]
-            losses.append(ops.gram_loss(sight.layers[layer], reference[rows], weights=share))
+            losses.append(gram_distances(sight.layers[layer], reference, sight.rows, weights))
         return torch.stack(losses).sum(0)
+
+
+def gram_distances(features: Tensor, references: Tensor, rows: range, weights: Tensor | None = None) -> Tensor:
+    """Return `whylight.ops.gram_loss` of features `[R, C, ...]` and those of `references` `[B, C, C]` at `rows`, `[R]`.
+
+    One image at a time: with several threads, a product of small matrices has other bits in a batch (MKL).
+    """
+    losses = []
+    for place, row in enumerate(rows):
+        share = None if weights is None else weights[row : row + 1]
+        losses.append(ops.gram_loss(features[place : place + 1], references[row : row + 1], weights=share))
+    return torch.cat(losses)
 
 
 @dataclass(frozen=True)
