@@ -12,7 +12,7 @@ import click
 
 import whylight
 
-COMMANDS = ("bench", "compare", "doctor", "explain", "methods", "models", "plugins", "serve")
+COMMANDS = ("bench", "compare", "doctor", "explain", "inspect", "methods", "models", "plugins", "serve", "synthesize")
 
 
 class Commands(click.Group):

@@ -109,6 +109,7 @@ def _stream(client: Client, task: Task, keywords: dict[str, Any]) -> list[Answer
 
 
 def open_here(name: str, device: str | None) -> Any:
+    """Open a model by its source, on a device, for this process."""
     """Open a model by its source, on a device, or on the one there is.
 
     Raises:

@@ -8,6 +8,7 @@ from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo
 from whylight.errors import NotFound
 
 if TYPE_CHECKING:
+    from whylight.method import Method
     from whylight.plugins import OfferedMethod, Plugins
 
 DEFAULT_MODEL = "demo:efficientnet-lite0"
@@ -103,9 +104,16 @@ def _method(offered: OfferedMethod) -> MethodInfo:
         method.name,
         method.summary(),
         method.version,
-        "attribution",
+        _kind(method),
         tuple(sorted(need.value for need in method.needs)),
         method.reference,
         offered.plugin,
         method.Options.model_json_schema(),
     )
+
+
+def _kind(method: Method) -> str:
+    from whylight.method import Inspection, Synthesis
+
+    kinds = ((Synthesis, "synthesis"), (Inspection, "inspection"))
+    return next((name for kind, name in kinds if isinstance(method, kind)), "attribution")

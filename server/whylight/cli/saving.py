@@ -16,7 +16,8 @@ from whylight.artifact import Boxes, Map, Picture
 from whylight.cli import printing
 from whylight.cli.explaining import Answer
 from whylight.cli.failing import describe, error_as_json
-from whylight.explanation import Explanation
+from whylight.explanation import Explained, Explanation
+from whylight.made import SynthesisFailure, SynthesisResult
 from whylight.outputs import PictureFormat
 
 MASK = "mask"
@@ -91,6 +92,15 @@ def save(answers: Sequence[Answer], place: OneFile | Folder | None) -> Saved:
     except OSError as error:
         raise click.ClickException(f"{error.filename or place.path}: {error.strerror}") from None
     return saved
+
+
+def answer_of(outcome: SynthesisResult | SynthesisFailure, name: str) -> Answer:
+    """Return what came of a target of a synthesis as that of a picture called `name`."""
+    if isinstance(outcome, SynthesisFailure):
+        return Answer(name, error=outcome.error)
+    picture = outcome.explanation.picture
+    size = (picture.width, picture.height)
+    return Answer(name, Explained(outcome.predictions, (outcome.explanation,), size, size))
 
 
 def print_answers(answers: Sequence[Answer], saved: Mapping[tuple[int, int], Path]) -> None:
