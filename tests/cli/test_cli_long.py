@@ -1,4 +1,4 @@
-"""``whylight synthesize`` and ``whylight inspect`` against a real server with a tiny model: what is printed and written."""
+"""``whylight synthesize`` and ``whylight inspect`` against a real server: what is printed and written."""
 
 from __future__ import annotations
 
