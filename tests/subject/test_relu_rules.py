@@ -155,3 +155,14 @@ def test_equal_rules_share_what_a_batch_computed(inputs, monkeypatch):
     assert not passes
     assert not torch.equal(subject.input_gradients(batch, rule=whylight.DeconvnetRelu()), guided)
     assert len(passes) == 1
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_output_of_a_run_under_a_relu_rule_is_not_asked_for_again(rule, inputs, monkeypatch):
+    model = wrap_module(net_of(F.relu))
+    batch = batch_of(inputs, [0, 1, 2])
+    plain = model.subject().outputs(batch)
+    subject = model.subject()
+    subject.input_gradients(batch, rule=rule)
+    monkeypatch.delattr(type(model), "run")
+    assert torch.equal(subject.outputs(batch), plain)

@@ -89,6 +89,9 @@ class BackwardRule(abc.ABC):
     Rules that are equal and hash alike (a frozen dataclass) share what a batch already computed.
     """
 
+    keeps_values: ClassVar[bool] = False
+    """Whether a run forward gives the very same bits under the rule as without it, so that its output serves others."""
+
     least_rows: ClassVar[int] = 1
     """How many rows a pass has at least, whatever memory says: 2 for a rule that compares rows with one another."""
 

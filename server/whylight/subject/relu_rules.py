@@ -10,7 +10,7 @@ it is, without a word.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ class GuidedRelu(BackwardRule):
     Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR workshop 2015, Figure 1 c.
     """
 
+    keeps_values: ClassVar[bool] = True
+
     def call(self, call: FunctionCall) -> Any:
         """Take ReLU and ReLU6 over."""
         return _take_over(call, _Guided)
@@ -37,6 +39,8 @@ class DeconvnetRelu(BackwardRule):
     Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014; as the gradient's rule in
     Springenberg et al. (2015), Figure 1 c.
     """
+
+    keeps_values: ClassVar[bool] = True
 
     def call(self, call: FunctionCall) -> Any:
         """Take ReLU and ReLU6 over."""

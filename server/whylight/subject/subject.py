@@ -439,7 +439,8 @@ class Subject:
                 gradients.append(pull_back(leaf, sources, aimed, batch.cancel, rule))
             activations.append(leaf.detach())
             _append(pieces, {source: tensor.detach() for source, tensor in sources.items()})
-        if rule is None:  # Under a rule the same numbers may be rounded otherwise.
+        # Under most rules the same numbers may be rounded otherwise, and so they are where torch.compile is left out.
+        if rule is None or (rule.keeps_values and self.model.compiled_from is None):
             if layer is not INPUT:
                 pieces[layer] = activations
             self._keep(batch, pieces)
