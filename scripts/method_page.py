@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import whylight
@@ -20,6 +21,7 @@ NEEDS = {
     whylight.Need.ATTENTION: "attention between all patches of the picture, as in vision transformers without windows",
     whylight.Need.GAP_HEAD: "an end of global average pooling and one linear layer",
 }
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PATCHES = "torchvision:vit_b_16"
 """What examples explain by methods that the demo model is not fit for."""
 
@@ -51,7 +53,7 @@ class Notes:
 
 
 def page(offered: OfferedMethod, drawn: Mapping[str, Any]) -> str:
-    """Return the page. `drawn` is what scripts/make_gallery.py wrote down; methods that it has not have no picture."""
+    """Return the page. `drawn` is what scripts/make_gallery.py wrote down; others draw the rest."""
     method = offered.method
     notes = Notes.of(type(method))
     parts = [f"# {method.name}", NOTE, notes.summary, *_picture(method.name, drawn)]
@@ -79,6 +81,8 @@ def settings(options: Mapping[str, Any]) -> str:
 def _picture(name: str, drawn: Mapping[str, Any]) -> Iterator[str]:
     known = drawn["methods"].get(name)
     if known is None:
+        for path in sorted(IMAGES.glob(f"*/{name}.webp")):
+            yield f"![{name}](../../images/{path.parent.name}/{path.name})"
         return
     if "refused" in known:
         yield f"No picture: the demo model is refused. *{known['refused']}*"
