@@ -182,11 +182,15 @@ def _called(function: Function, args: tuple[Any, ...], named: dict[str, Any], in
     return function(input, *args, **named)
 
 
-def _difference(tensor: Tensor) -> Tensor:
-    """Return the first half minus the second, for both halves, at least in float32."""
-    input, baseline = tensor.to(torch.promote_types(tensor.dtype, torch.float32)).chunk(2)
-    difference = input - baseline
-    return torch.cat((difference, difference))
+def _less(one: Tensor, other: Tensor) -> Tensor:
+    """Return the difference, at least in float32."""
+    dtype = torch.promote_types(one.dtype, torch.float32)
+    return one.to(dtype) - other.to(dtype)
+
+
+def _of_inputs(gradient: Tensor) -> Tensor:
+    """Return the gradient of both halves: targets are of the inputs, and nothing is asked of what goes to baselines."""
+    return torch.cat((gradient, torch.zeros_like(gradient)))
 
 
 class _OneNumber(torch.autograd.Function):
@@ -200,11 +204,13 @@ class _OneNumber(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (input,) = ctx.saved_tensors
-        leaf, output = _again(ctx.function, input)
-        (plain,) = torch.autograd.grad(output, leaf, gradient)
-        way = _difference(input)
-        multiplied = gradient * (_difference(output.detach()) / way).to(gradient.dtype)
-        return torch.where(way.abs() > ctx.smallest, multiplied, plain), None, None
+        here, there = input.chunk(2)
+        wanted = gradient.chunk(2)[0]
+        leaf, output = _again(ctx.function, here)
+        (plain,) = torch.autograd.grad(output, leaf, wanted)
+        way = _less(here, there)
+        multiplied = wanted * (_less(output.detach(), ctx.function(there)) / way).to(wanted.dtype)
+        return _of_inputs(torch.where(way.abs() > ctx.smallest, multiplied, plain)), None, None
 
 
 class _Maxima(torch.autograd.Function):
@@ -224,11 +230,11 @@ class _Maxima(torch.autograd.Function):
         wanted = gradient.chunk(2)[0]
         risen, fallen = wanted * (highest - there), wanted * (here - highest)
         (placed,) = torch.autograd.grad(output, leaf, torch.cat((risen, fallen)), retain_graph=True)
-        (plain,) = torch.autograd.grad(output, leaf, gradient)
+        (plain,) = torch.autograd.grad(output, leaf, torch.cat((wanted, torch.zeros_like(wanted))))
         total = torch.stack(placed.chunk(2)).sum(0)
-        way = _difference(input)
-        multiplied = (torch.cat((total, total)) / way).to(gradient.dtype)
-        return torch.where(way.abs() > ctx.smallest, multiplied, plain), None, None
+        way = _less(*input.chunk(2))
+        multiplied = (total / way).to(gradient.dtype)
+        return _of_inputs(torch.where(way.abs() > ctx.smallest, multiplied, plain.chunk(2)[0])), None, None
 
 
 class _Product(torch.autograd.Function):
