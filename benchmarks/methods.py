@@ -13,6 +13,7 @@ memory is below that peer's. ``--json FILE`` keeps the rows.
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import json
 import os
@@ -71,7 +72,7 @@ def reference(name: str, device: str) -> torch.nn.Module:
 
 def task_of(case: Case, model: str, batch: int, device: str, size: int) -> Task:
     """Return what the peers are given: a network of their own, and the same noise for everyone."""
-    module = reference(model, device)
+    module = copy.deepcopy(reference(model, device))  # some of them leave hooks behind, or other modules
     inputs = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     return Task(module, inputs, case.layer, case.samples[batch], case.windows.get(batch, 0))
 
@@ -134,7 +135,9 @@ def measure(
     """Return the row of a case at one batch size."""
     task = task_of(case, model, batch, device, size)
     mine = ours(case, model, task, device, case.peers[0])
-    calls: dict[str, Call] = {OURS: mine} | {peer.library: peer.make(task) for peer in case.peers}
+    calls: dict[str, Call] = {OURS: mine}
+    for peer in case.peers:
+        calls[peer.library] = peer.make(task_of(case, model, batch, device, size))
     agreed = {}
     for peer in case.peers:
         as_theirs = mine if peer is case.peers[0] else ours(case, model, task, device, peer)
