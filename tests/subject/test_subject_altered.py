@@ -1,4 +1,4 @@
-"""Altered copies of inputs and of a layer's output: the values of plain runs, in order, the same bits in any grouping."""
+"""Altered copies of inputs and of a layer's output: the values of plain runs, the same bits in any grouping."""
 
 from __future__ import annotations
 
