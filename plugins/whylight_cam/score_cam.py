@@ -76,13 +76,10 @@ class ScoreCAM(LayerMap):
 
 def _masks(maps: torch.Tensor, size: Sequence[int], profile: str) -> torch.Tensor:
     """Return channels `[N, K, h, w]` as masks `[N, K, H, W]` of 0 to 1."""
-    from torch.nn.functional import interpolate
-
-    height, width = size
     if profile == "torchcam":
-        return interpolate(_between_0_and_1(maps, 1e-8), (height, width), mode="bilinear", align_corners=False)
+        return _enlarged(_between_0_and_1(maps, 1e-8), size, corners=False)
     corners = profile == "pytorch-grad-cam"
-    large = interpolate(maps, (height, width), mode="bilinear", align_corners=corners)
+    large = _enlarged(maps, size, corners=corners)
     return _between_0_and_1(large, 1e-8 if corners else 0.0)
 
 
@@ -90,3 +87,19 @@ def _between_0_and_1(maps: torch.Tensor, eps: float) -> torch.Tensor:
     maps = maps - maps.amin((2, 3), keepdim=True)
     divisor = maps.amax((2, 3), keepdim=True) + eps
     return (maps / divisor).where(divisor != 0, 0.0)
+
+
+def _enlarged(maps: torch.Tensor, size: Sequence[int], *, corners: bool) -> torch.Tensor:
+    """Return maps `[N, K, h, w]` as `[N, K, H, W]`, by the same kernel however many there are of either.
+
+    Which one torch takes, with which bits, depends on whether an image has a multiple of eight channels: here all maps
+    are channels of one image, filled up with copies.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    flat = maps.flatten(0, 1)
+    height, width = size
+    filled = torch.cat([flat, flat[:1].expand(-len(flat) % 8, -1, -1)])[None]
+    large = interpolate(filled, (height, width), mode="bilinear", align_corners=corners)
+    return large[0, : len(flat)].view(*maps.shape[:2], height, width)

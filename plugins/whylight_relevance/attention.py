@@ -18,9 +18,10 @@ from whylight_relevance.steps import Step, node
 
 def product(function: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor, epsilon: float) -> Tensor:
     """Return a product of two signals; each gets half of the relevance, by its contributions (proposition 3.3)."""
-    computed = part(function, one, other)
+    # In one layout, for a product of heads that lie apart is computed otherwise where there is one sample only.
+    computed = part(function, one.contiguous(), other.contiguous())
     proportional = Proportional((computed,), epsilon)
-    step = Step(lambda relevance: proportional(relevance / 2))
+    step = Step(lambda relevance: proportional(relevance.contiguous() / 2))
     return node(step, computed.z.detach().clone(), one, other)
 
 
