@@ -7,9 +7,10 @@ from whylight_inspection.activations import Activations
 from whylight_inspection.filters import Filters
 from whylight_inspection.layers import Layers
 from whylight_inspection.predictions import Predictions
+from whylight_inspection.top_patches import TopPatches
 
 
 @whylight.hookimpl
 def whylight_methods() -> list[type[whylight.Method]]:
     """Offer the methods of this package."""
-    return [Activations, Filters, Layers, Predictions]
+    return [Activations, Filters, Layers, Predictions, TopPatches]

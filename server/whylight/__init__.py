@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from whylight.artifact import Artifact, Box, Boxes, Map, Picture, Point, Points, Table
     from whylight.calls import MethodCall, MetricCall
     from whylight.client import AsyncClient, Client
+    from whylight.data_set import DataSet, DataSets
     from whylight.errors import InvalidInput, NotFound, Unsupported, WhylightError
     from whylight.evaluation import Evaluation, RankedMethod, Ranking
     from whylight.explanation import Explained, Explanation, Measurement, Prediction
@@ -72,6 +73,7 @@ _HOMES = {
     "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture", "Point", "Points", "Table"),
     "calls": ("MethodCall", "MetricCall"),
     "client": ("AsyncClient", "Client"),
+    "data_set": ("DataSet", "DataSets"),
     "errors": ("InvalidInput", "NotFound", "Unsupported", "WhylightError"),
     "evaluation": ("Evaluation", "RankedMethod", "Ranking"),
     "explanation": ("Explained", "Explanation", "Measurement", "Prediction"),
@@ -145,6 +147,8 @@ __all__ = [
     "Companion",
     "Contrast",
     "Curve",
+    "DataSet",
+    "DataSets",
     "DeconvnetRelu",
     "Detection",
     "Evaluation",

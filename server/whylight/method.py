@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.options import Options, PlainOptions
 from whylight.target import Target
 
@@ -202,12 +203,14 @@ class InspectionTask:
     """What one caller wants to see.
 
     `inputs` are the caller's, `[P, C, H, W]` normalised by the model's transform; P may be 0. `targets` are as named.
+    `data_sets` are the pictures that the operator lets methods look at.
     """
 
     inputs: torch.Tensor
     targets: tuple[Target, ...]
     seed: int
     cancel: CancelToken
+    data_sets: DataSets = NO_DATA_SETS
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,8 @@ def _pool(settings: Settings) -> LocalPool:
                 threads=worker.threads or None,
                 decode_threads=worker.decode_threads,
                 models=tuple(model.model_dump(mode="json") for model in models),
+                data_sets=settings.data_sets,
+                cache_folder=settings.cache_folder,
                 plugins=PluginChoice(
                     only=None if plugins.only is None else tuple(plugins.only),
                     block=tuple(plugins.block),

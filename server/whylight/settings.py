@@ -182,6 +182,15 @@ class Settings(BaseSettings):
     default_model: str = Field(
         "", description="Name of the model of requests that name none. Empty means the first of models."
     )
+    data_sets: dict[str, str] = Field(
+        {},
+        description="Folders and zip archives of pictures that methods may look at, by name; labels are the names "
+        "of the folders that pictures are in. Requests name a data set, never a path.",
+    )
+    cache_folder: str = Field(
+        "",
+        description="Folder for what methods find out about data sets, so that they do so once. Empty: keep nothing.",
+    )
     plugins: PluginSettings = Field(default_factory=PluginSettings, description="Which plugins are used.")
     batching: BatchingSettings = Field(default_factory=BatchingSettings, description="When items are put together.")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="How much work may wait.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.decode import DecodedInput
 from whylight.errors import Cancelled, InvalidInput, Overloaded, WhylightError
 from whylight.explainer.attribution import Attributed, attribute, batch_of, predict
@@ -76,11 +77,13 @@ class Explainer:
         metrics: Mapping[str, OfferedMetric] | None = None,
         *,
         limits: Limits | None = None,
+        data_sets: DataSets = NO_DATA_SETS,
     ) -> None:
         self.models = models
         self.methods = methods
         self.metrics = metrics or {}
         self.limits = limits or Limits()
+        self.data_sets = data_sets
         self._encoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="whylight-encode")
 
     def plan(

@@ -68,7 +68,7 @@ def _look(plan: LongPlan, viewing: Viewing) -> Generator[Ended, None, list[Expla
         inputs = stacked(model, viewing.inputs)
     else:
         inputs = torch.empty(0, model.input_channels, *model.input_size, device=model.device, dtype=model.dtype)
-    task = InspectionTask(inputs, viewing.targets, viewing.seed, viewing.cancel)
+    task = InspectionTask(inputs, viewing.targets, viewing.seed, viewing.cancel, plan.data_sets)
 
     def on_progress(step: Progress) -> None:
         if viewing.watcher is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.errors import InvalidInput, WhylightError
 from whylight.explainer.plan import method_failed, missing_needs, not_found, other_question
 from whylight.method import Inspection, Synthesis
@@ -25,7 +26,7 @@ class LongPlan:
 
     `size` (H, W) is that of the pictures; `outputs` are never none for a synthesis, and none for an inspection; `cost`
     counts evaluations of the model at its own size, for one picture or one inspection. `others` are all models that
-    are served, for methods that need a second one.
+    are served, for methods that need a second one; `data_sets` are the operator's.
     """
 
     model: Model
@@ -38,6 +39,7 @@ class LongPlan:
     top_predictions: int
     cost: float
     others: Mapping[str, Model] = field(default_factory=dict, repr=False, compare=False)
+    data_sets: DataSets = field(default=NO_DATA_SETS, repr=False, compare=False)
 
     @property
     def stochastic(self) -> bool:
@@ -105,6 +107,7 @@ def plan_inspection(
     model_name: str,
     method_name: str,
     options: Mapping[str, Any],
+    data_sets: DataSets = NO_DATA_SETS,
 ) -> LongPlan:
     """Check everything that can be known before an input is seen. Field paths are those of an InspectRequest.
 
@@ -117,7 +120,7 @@ def plan_inspection(
         raise other_question(offered, "an inspection", "method.name")
     missing_needs(model, method, "method.name")
     parsed, cost = _priced(offered, options)
-    return LongPlan(model, offered, method, parsed, (), model.input_size, False, 0, cost, models)
+    return LongPlan(model, offered, method, parsed, (), model.input_size, False, 0, cost, models, data_sets)
 
 
 def _found(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.errors import MethodFailed, Unsupported
 from whylight.method import (
     Inspected,
@@ -78,6 +79,7 @@ def run_inspection(
     targets: Sequence[AnyTarget] = (),
     seed: int = 0,
     cancel: CancelToken | None = None,
+    data_sets: DataSets = NO_DATA_SETS,
 ) -> tuple[list[Progress], Inspected]:
     """Return every progress and what was found; `inputs` are `[P, C, H, W]`, normalised already.
 
@@ -89,7 +91,7 @@ def run_inspection(
     made_by, model, settings = _prepared(method, module, options)
     if inputs is None:
         inputs = torch.empty(0, model.input_channels, *model.input_size, dtype=model.dtype, device=model.device)
-    task = InspectionTask(inputs, tuple(map(as_target, targets)), seed, cancel or CancelToken())
+    task = InspectionTask(inputs, tuple(map(as_target, targets)), seed, cancel or CancelToken(), data_sets)
     *progress, found = made_by.inspect(model.subject(task.cancel), task, settings)
     steps = [step for step in progress if isinstance(step, Progress)]
     if not isinstance(found, Inspected) or len(steps) != len(progress):

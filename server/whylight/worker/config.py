@@ -32,6 +32,8 @@ class WorkerConfig(BaseModel):
     models: tuple[dict[str, Any], ...] = Field(
         (), description="The models to serve, each as the fields of a ModelConfig; the first is the default model."
     )
+    data_sets: dict[str, str] = Field({}, description="Folders and zip archives of pictures, by name.")
+    cache_folder: str = Field("", description="Where methods keep what they found out about data sets; empty: nowhere.")
     plugins: PluginChoice = PluginChoice()
     limits: Limits = Limits()
     log_level: str = Field("INFO", description="Least level of the log lines that the worker writes.")

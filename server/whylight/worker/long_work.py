@@ -54,7 +54,7 @@ def long_plan(explainer: Explainer, spec: worker_pb2.PlanSpec) -> LongPlan:
     options = struct_to_dict(method.options, "method.options")
     known = explainer.models, explainer.methods, spec.model, method.name, options
     if spec.kind == catalog_pb2.METHOD_KIND_INSPECTION:
-        return plan_inspection(*known)
+        return plan_inspection(*known, explainer.data_sets)
     wanted = Wanted(
         outputs=outputs_from_proto(spec.outputs),
         size=(spec.size.height, spec.size.width) if spec.HasField("size") else None,

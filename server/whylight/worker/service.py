@@ -7,9 +7,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from whylight.data_set import DataSets
 from whylight.errors import WhylightError
 from whylight.explainer import DecodedInput, Explainer, ExplanationPlan, Progress, Watcher
 from whylight.explainer.long_plan import LongPlan
@@ -94,7 +96,10 @@ class ExplainerService:
             default_model=default_model,
             device=device,
         )
-        return cls(Explainer(models, plugins.methods, plugins.metrics, limits=config.limits), ready, device)
+        cache = Path(config.cache_folder) if config.cache_folder else None
+        data_sets = DataSets(config.data_sets, cache, config.limits)
+        explainer = Explainer(models, plugins.methods, plugins.metrics, limits=config.limits, data_sets=data_sets)
+        return cls(explainer, ready, device)
 
     def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
         """Say whether some work is valid, and what it costs."""

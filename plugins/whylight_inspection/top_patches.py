@@ -1,0 +1,202 @@
+"""The patches of a data set that excite a channel most; knows no class and no label beyond the folders' names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+import whylight
+from whylight_inspection.channel_index import BLOCK, Block, ChannelIndex, answers, inputs_of
+from whylight_inspection.contact_sheet import contact_sheet
+from whylight_inspection.receptive_field import receptive_fields
+
+if TYPE_CHECKING:
+    import torch
+
+_GREY = 128
+
+
+class TopPatchesOptions(whylight.PlainOptions):
+    """Which channel of which layer, and in what pictures it is looked for."""
+
+    data_set: str = Field(min_length=1, max_length=128, description="Name of a data set that the operator has set up.")
+    layer: whylight.Layer = whylight.LAST_SPATIAL
+    channel: int = Field(0, ge=0, description="Channel of maps, or element of a vector.")
+    count: int = Field(9, ge=1, le=64, description="How many patches are shown, one of each picture at most.")
+    pictures: Literal["none", "deconvnet", "guided"] = Field(
+        "none", description="Whether each patch is shown a second time, as what of it excites the channel."
+    )
+
+
+class TopPatches(whylight.Inspection):
+    """The patches of a data set that excite a channel most, each cut to what the channel's unit can see of the picture.
+
+    The unit's receptive field follows from the network's structure, whatever its layers are, and is clipped to the
+    input. Artifacts: "patches", all of them, the strongest first; "patch-0", "patch-1" … alone; "table": picture,
+    label, activation, the unit's position (down, across), the patch in pixels of the input; with `pictures`,
+    "excitations": the deconvnet's or guided backpropagation's picture of each. Checks: "seen" and "unreadable"
+    pictures. The first call looks at the whole data set; where the server has a cache folder, later ones do not.
+
+    Use it to see what a channel has learned to find. Avoid naming a channel by its nine best patches alone: what it
+    answers to in the middle of its range may be something else.
+    """
+
+    name = "top-patches"
+    reference = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, figure 2"
+    needs = frozenset({whylight.Need.GRADIENTS})
+    Options = TopPatchesOptions
+
+    def inspect(
+        self, subject: whylight.Subject, task: whylight.InspectionTask, options: TopPatchesOptions
+    ) -> Iterator[whylight.Progress | whylight.Inspected]:
+        """Look for the patches.
+
+        Raises:
+            NotFound: there is no such data set (DATA_SET_NOT_FOUND) or layer.
+            InvalidInput: the layer has no such channel.
+            Unsupported: the layer gives neither maps nor a vector; the data set cannot be read.
+        """
+        layer = subject.resolve_layer(options.layer)
+        if options.pictures != "none" and whylight.Need.RELU not in subject.model.capabilities:
+            raise whylight.Unsupported(
+                "the model runs no ReLU, which these pictures are about", field="options.pictures"
+            )
+        data_set = task.data_sets.open(options.data_set)
+        _check_channel(subject, layer, options.channel)
+        best = _Best(options.count)
+        done = 0
+        for found in ChannelIndex(subject, layer, data_set, task.data_sets.cache).blocks(task.cancel):
+            if isinstance(found, Block):
+                best.take(found, options.channel)
+                done = found.first + len(found.readable)
+                yield whylight.Progress(done, len(data_set))
+            elif found < BLOCK and done + found < len(data_set):
+                yield whylight.Progress(done + found, len(data_set))
+        if not best.patches:
+            raise whylight.Unsupported(
+                f"no file of the data set {options.data_set!r} is a readable picture", field="options.data_set"
+            )
+        pictures = [_read(data_set, patch.picture, subject) for patch in best.patches]
+        boxes, units, excitations = [], [], []
+        for patch, pixels in zip(best.patches, pictures, strict=True):
+            task.cancel.check()
+            inputs = inputs_of(subject, [pixels])
+            unit = _unit(subject, layer, options.channel, patch.place, inputs)
+            units.append(unit)
+            boxes += receptive_fields(subject, inputs, [unit], task.cancel)
+            if options.pictures != "none":
+                excitations.append(_excitation(subject, inputs, unit, options.pictures, task))
+        crops = [
+            pixels[top:bottom, left:right] for pixels, (left, top, right, bottom) in zip(pictures, boxes, strict=True)
+        ]
+        rows: list[tuple[str | float, ...]] = []
+        for rank, (patch, box) in enumerate(zip(best.patches, boxes, strict=True)):
+            file = data_set.files[patch.picture]
+            position = units[rank].position or (0, 0)
+            rows.append((rank, file.path, file.label, patch.activation, *position, *box))
+        columns = ("rank", "picture", "label", "activation", "down", "across", "left", "top", "right", "bottom")
+        artifacts: list[whylight.Artifact] = [
+            whylight.Picture.of("patches", _sheet(crops)),
+            *(whylight.Picture.of(f"patch-{rank}", _drawn(crop)) for rank, crop in enumerate(crops)),
+            whylight.Table("table", columns, tuple(rows)),
+        ]
+        if excitations:
+            cut = [
+                one[top:bottom, left:right] for one, (left, top, right, bottom) in zip(excitations, boxes, strict=True)
+            ]
+            artifacts.insert(1, whylight.Picture.of("excitations", _sheet(cut)))
+        seen = {"seen": float(best.seen), "unreadable": float(best.unreadable)}
+        yield whylight.Inspected(tuple(artifacts), seen)
+
+
+@dataclass(frozen=True)
+class _Patch:
+    picture: int
+    activation: float
+    place: int
+
+
+class _Best:
+    """The strongest pictures so far, the strongest first; of equal ones, that which comes first in the data set."""
+
+    def __init__(self, count: int) -> None:
+        self.patches: list[_Patch] = []
+        self.seen = 0
+        self.unreadable = 0
+        self._count = count
+
+    def take(self, block: Block, channel: int) -> None:
+        rows = np.flatnonzero(block.readable)
+        self.seen += len(rows)
+        self.unreadable += len(block.readable) - len(rows)
+        found = [
+            _Patch(block.first + int(row), float(block.maxima[row, channel]), int(block.places[row, channel]))
+            for row in rows
+        ]
+        self.patches = sorted([*self.patches, *found], key=lambda patch: -patch.activation)[: self._count]
+
+
+def _check_channel(subject: whylight.Subject, layer: str, channel: int) -> None:
+    import torch
+
+    model = subject.model
+    blank = torch.zeros(1, model.input_channels, *model.input_size, dtype=model.dtype, device=subject.device)
+    channels = answers(subject, layer, blank).shape[1]
+    if channel >= channels:
+        raise whylight.InvalidInput(
+            f"layer {layer!r} has no channel {channel}; there are {channels}", field="options.channel"
+        )
+
+
+def _read(data_set: whylight.DataSet, index: int, subject: whylight.Subject) -> npt.NDArray[np.uint8]:
+    pixels = data_set.fitted(index, subject.model.transform)
+    if pixels is None:
+        raise whylight.Unsupported(
+            f"{data_set.files[index].path} of the data set {data_set.name!r} can no longer be read",
+            field="options.data_set",
+        )
+    return pixels
+
+
+def _unit(subject: whylight.Subject, layer: str, channel: int, place: int, inputs: torch.Tensor) -> whylight.Neuron:
+    maps = answers(subject, layer, inputs)
+    is_vector = len(subject.model.layer(layer).output_shape) == 1
+    return whylight.Neuron(layer, channel, () if is_vector else divmod(place, maps.shape[3]))
+
+
+def _excitation(
+    subject: whylight.Subject,
+    inputs: torch.Tensor,
+    unit: whylight.Neuron,
+    kind: str,
+    task: whylight.InspectionTask,
+) -> npt.NDArray[np.uint8]:
+    """Return what goes back from a unit under a rule, as a picture: grey is 0, each in its own range."""
+    rule = whylight.DeconvnetRelu() if kind == "deconvnet" else whylight.GuidedRelu()
+    batch = whylight.Batch(inputs, (unit,), (0,), task.cancel, (task.seed,))
+    gradient = subject.input_gradients(batch, rule=rule)[0].float()
+    largest = gradient.abs().amax().clamp_min(1e-30)
+    pixels = ((gradient / largest + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
+    return pixels[:, :, ::-1] if subject.model.transform.channel_order == "bgr" else pixels
+
+
+def _drawn(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    return crop[:, :, 0] if crop.shape[2] == 1 else np.ascontiguousarray(crop)
+
+
+def _sheet(crops: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    """Return the crops in a grid; smaller ones, at the edge of a picture, lie in the middle of grey."""
+    import torch
+
+    height, width = (max(crop.shape[axis] for crop in crops) for axis in (0, 1))
+    cells = np.full((len(crops), height, width, 3), _GREY, np.uint8)
+    for cell, crop in zip(cells, crops, strict=True):
+        top, left = (height - crop.shape[0]) // 2, (width - crop.shape[1]) // 2
+        cell[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    sheet: npt.NDArray[np.uint8] = contact_sheet(torch.from_numpy(cells), least_side=56).numpy()
+    return sheet
