@@ -206,6 +206,16 @@ def test_a_spectrum_holds_the_image_that_it_began_with():
     torch.testing.assert_close(synthesis.Fourier(grey).images(), grey, rtol=1e-9, atol=1e-9)
 
 
+def test_a_spectrum_takes_changed_images():
+    images = start(2)
+    held = synthesis.Fourier(images)
+    blurred = synthesis.GaussianBlur(sigma=1.0).apply(images, images)
+    held.replace(blurred)
+    torch.testing.assert_close(held.images(), blurred, rtol=1e-9, atol=1e-9)
+    assert held.parameter.requires_grad
+    assert held.parameter.is_leaf
+
+
 def test_a_spectrum_scales_every_frequency_by_its_wavelength():
     scale = spectrum_scale((8, 10))
     assert scale.shape == (8, 6)
