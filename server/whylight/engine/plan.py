@@ -11,6 +11,7 @@ from typing import NewType, TypeAlias
 
 from whylight.errors import WhylightError
 from whylight.v1 import catalog_pb2
+from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_from_proto
 from whylight.worker.v1 import worker_pb2
 
@@ -45,7 +46,8 @@ def canonical(spec: worker_pb2.PlanSpec) -> worker_pb2.PlanSpec:
     """
     copy = worker_pb2.PlanSpec()
     copy.CopyFrom(spec)
-    for call in [*copy.methods, *copy.metrics]:
+    calls: list[v1.MethodCall | v1.MetricCall] = [*copy.methods, *copy.metrics]
+    for call in calls:
         call.ClearField("seed")
         if not call.options.fields:
             call.ClearField("options")
