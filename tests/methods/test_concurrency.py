@@ -5,11 +5,17 @@ This is the test that every hook-based library fails (research/methods.md, 2.7: 
 
 from __future__ import annotations
 
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from every_method import CHEAP, SIZE, attentive_net, every_method
 
 import whylight
 from whylight.models import wrap_module
@@ -84,4 +90,40 @@ def test_threads_that_share_a_resnet(resnet18, images):
     with ThreadPoolExecutor(THREADS) as pool:
         answers = [answer for part in pool.map(work, range(THREADS)) for answer in part]
     assert [number for number, maps in answers if not torch.equal(maps, expected[number])] == []
+    assert fingerprint(model.module) == before
+
+
+def test_all_methods_at_once_on_one_model():
+    """Two calls of every method that is installed, at two layers where it has one, in an order that mixes them."""
+    model = wrap_module(attentive_net(), input_size=SIZE)
+    source = torch.Generator().manual_seed(13)
+    calls = []
+    for turn in range(2):
+        for number, (name, method) in enumerate(sorted(every_method().items())):
+            options = dict(CHEAP.get(name, {}))
+            if turn and "layer" in method.Options.model_fields and name != "cam":
+                options["layer"] = "stem"
+            count = 1 + (number + turn) % 3
+            targets = [[3, None, (1, 2)][(row + turn) % 3] for row in range(count)]
+            calls.append((method, torch.randn(count, 3, *SIZE, generator=source), targets, options))
+    shuffled = torch.randperm(len(calls), generator=source).tolist()
+    expected = [run_method(method, model, *call) for method, *call in calls]
+    before = fingerprint(model.module)
+    barrier = threading.Barrier(THREADS)
+
+    def work(thread):
+        barrier.wait()
+        mine = shuffled if thread % 2 else shuffled[::-1]
+        mine = mine[5 * thread :] + mine[: 5 * thread]
+        return [(number, run_method(calls[number][0], model, *calls[number][1:])) for number in mine]
+
+    wrong = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for answers in pool.map(work, range(THREADS)):
+            for number, given in answers:
+                same = torch.equal(given.maps, expected[number].maps) and all(
+                    torch.equal(check, expected[number].checks[name]) for name, check in given.checks.items()
+                )
+                wrong += [] if same else [calls[number][0].name]
+    assert wrong == []
     assert fingerprint(model.module) == before

@@ -61,12 +61,15 @@ def client():
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     try:
-        with running_server(
-            models=models,
-            worker={"devices": ["cpu"], "threads": 1},
-            batching={"max_batch": COUNT, "max_batch_cost": 1e5},
-            queue={"cost": 1e6},
-        ) as server, Client(server.address) as client:
+        with (
+            running_server(
+                models=models,
+                worker={"devices": ["cpu"], "threads": 1},
+                batching={"max_batch": COUNT, "max_batch_cost": 1e5},
+                queue={"cost": 1e6},
+            ) as server,
+            Client(server.address) as client,
+        ):
             yield client
     finally:
         if before is None:

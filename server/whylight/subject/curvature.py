@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whylight.errors import Unsupported
 from whylight.subject.aim import Aim, sources_of
+from whylight.subject.backward_rule import BackwardRule, FunctionCall
 from whylight.subject.cancel import CancelToken
 from whylight.subject.pull_back import rounds
 
@@ -31,10 +33,15 @@ def layer_hessian_products(subject: Subject, batch: Batch, layer: str) -> tuple[
     for start in range(0, len(batch.inputs), size):
         batch.cancel.check()
         rows = slice(start, min(start + size, len(batch.inputs)))
-        # The fused kernels of attention cannot be differentiated twice, nor can what torch.compile makes.
-        with torch.enable_grad(), sdpa_kernel([SDPBackend.MATH]):
+        with torch.enable_grad():
             ran = subject.model.run(
-                batch.inputs[rows], batch.companions_at(rows), split=layer, watch=layers, latents=latents, plain=True
+                batch.inputs[rows],
+                batch.companions_at(rows),
+                split=layer,
+                watch=layers,
+                latents=latents,
+                rule=_UNFUSED,
+                plain=True,  # What torch.compile makes cannot be differentiated twice.
             )
             assert ran.leaf is not None
             aimed = [
@@ -43,6 +50,25 @@ def layer_hessian_products(subject: Subject, batch: Batch, layer: str) -> tuple[
             parts.append((ran.leaf.detach(), *_twice(ran.leaf, ran.sources(), aimed, batch.cancel)))
     activations, gradients, products = (torch.cat(column) for column in zip(*parts, strict=True))
     return activations, gradients, products
+
+
+@dataclass(frozen=True)
+class _Unfused(BackwardRule):
+    """Computes attention step by step: its fused kernels cannot be differentiated twice.
+
+    `torch.nn.attention.sdpa_kernel` would choose so for every thread of the process, and change their bits.
+    """
+
+    def call(self, call: FunctionCall) -> Any:
+        """Take attention apart; leave the rest."""
+        if call.function is F.multi_head_attention_forward:
+            return call.descend()
+        if call.function is F.scaled_dot_product_attention:
+            return torch.ops.aten._scaled_dot_product_attention_math(*call.args, **call.kwargs)[0]
+        return call.proceed()
+
+
+_UNFUSED = _Unfused()
 
 
 def _twice(
