@@ -48,9 +48,10 @@ class CAM(whylight.Attribution):
             raise whylight.Unsupported(
                 "cam needs a model that ends in global average pooling and one linear layer; use grad-cam with this one"
             )
+        # The maps come first, so that what resolves the targets takes the output from the same run.
+        activations = None if options.smooth else subject.activations(batch, head.layer)[head.layer]
         weights = head.weight[[_class_of(resolved.target) for resolved in subject.resolve(batch)]]
-        if not options.smooth:
-            activations = subject.activations(batch, head.layer)[head.layer]
+        if activations is not None:
             return weighted(activations, weights, batch.rows)
         return smoothed(
             subject,
