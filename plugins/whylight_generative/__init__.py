@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import whylight
 from whylight_generative.latent_grad_cam import LatentGradCAM
+from whylight_generative.latent_map import LatentMap
 from whylight_generative.latent_traversal import LatentTraversal
 from whylight_generative.reconstruction import Reconstruction
 from whylight_generative.source import GenerativeSource
@@ -12,7 +13,7 @@ from whylight_generative.source import GenerativeSource
 @whylight.hookimpl
 def whylight_methods() -> list[type[whylight.Method]]:
     """Offer the methods of this package."""
-    return [LatentGradCAM, LatentTraversal, Reconstruction]
+    return [LatentGradCAM, LatentMap, LatentTraversal, Reconstruction]
 
 
 @whylight.hookimpl
