@@ -50,7 +50,8 @@ def test_the_nested_names_of_one_tensor_are_known():
 
 
 def test_a_transformer_over_tokens_has_none():
-    model = wrap_module(torchvision.models.vit_b_16())
+    sizes = {"num_layers": 2, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 32}
+    model = wrap_module(torchvision.models.VisionTransformer(64, 16, **sizes), input_size=(64, 64))
     assert model.last_spatial is None
     assert Need.SPATIAL_LAYER not in model.capabilities
     assert Need.GRADIENTS in model.capabilities
