@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 import whylight
-from whylight_cam.base import GradientMap, Scheme, SmoothOptions, pooled
+from whylight_cam.base import GradientMap, Scheme, SmoothOptions, places, pooled
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,8 @@ class FinerCAM(GradientMap):
             Unsupported: a target is not the score of a class.
             InvalidInput: a reference is not a class of the model, or is the target itself, or none is left.
         """
+        if not options.smooth:
+            subject.activations(batch, *places(options))  # with the output, from one run
         outputs = subject.outputs(batch)
         by_probability = options.profile == "pytorch-grad-cam"
         contrasts = []

@@ -9,7 +9,7 @@ from torch import nn
 
 from whylight.method import Need
 from whylight.models import wrap_module
-from whylight.target import ClassIndex, Neuron, Rank
+from whylight.target import ClassIndex, Neuron, Objective, Rank
 
 
 def test_the_closed_form_is_the_gradient(batch, noise):
@@ -25,6 +25,20 @@ def test_the_closed_form_is_the_gradient(batch, noise):
     torch.testing.assert_close(gradients, by_autograd, rtol=1e-12, atol=0)
     weight = module.classifier.weight[4] / 80
     torch.testing.assert_close(gradients[0], weight[:, None, None].expand(8, 8, 10))
+
+
+def test_functions_of_the_scores_take_the_closed_form_too(batch, noise):
+    model = wrap_module(nets.seeded(nets.Pooled), input_size=(16, 20))
+    objectives = [Objective(lambda scores, k=k: scores.softmax(0)[k] - scores[0], "bent") for k in (1, 2, 3)]
+    work = batch(noise(3, 16, 20), objectives)
+    subject = model.subject()
+    _, gradients = subject.layer_gradients(work, "last-spatial")
+    _, by_autograd = model.subject()._gradients(work, model.last_spatial)
+    assert gradients.stride()[2:] == (0, 0)
+    torch.testing.assert_close(gradients, by_autograd, rtol=1e-10, atol=1e-14)
+    for row in range(3):
+        alone = batch(work.inputs[row : row + 1], [objectives[row]])
+        assert torch.equal(model.subject().layer_gradients(alone, "last-spatial")[1][0], gradients[row])
 
 
 def test_scores_are_the_weighted_means_of_the_maps(batch, noise):

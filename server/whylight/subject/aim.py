@@ -110,6 +110,12 @@ class Aim:
         index = self._index_in(cotangent)
         cotangent[index] = 1 / cotangent[index].numel() if self.mean else 1.0
 
+    def slope(self, sample: Tensor) -> Tensor:
+        """Return the target's derivative at its source, in the shape of `sample`, its source without the batch."""
+        slope = torch.zeros_like(sample)
+        self.seed(slope, sample)
+        return slope
+
     def _index_in(self, sample: Tensor) -> tuple[int | slice, ...]:
         numbers = [part for part in self.index if isinstance(part, int)]
         if len(numbers) == sample.dim():

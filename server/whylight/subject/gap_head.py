@@ -6,6 +6,7 @@ There the score of class c is `W[c] . mean(A) + b[c]`, so its gradient at every 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,13 @@ class GapHead:
         """
         height, width = size
         weights = self.weight[classes] / (height * width)
+        return weights[:, :, None, None].expand(-1, -1, height, width)
+
+    def pulled_back(self, slopes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Return the gradients of functions of the scores whose slopes there are `[K]` each; as `gradients` does."""
+        height, width = size
+        # One by one: a product of several is rounded in another way.
+        weights = torch.stack([slope @ self.weight for slope in slopes]) / (height * width)
         return weights[:, :, None, None].expand(-1, -1, height, width)
 
 

@@ -32,7 +32,7 @@ from whylight.subject.curvature import layer_hessian_products
 from whylight.subject.gap_head import GapHead
 from whylight.subject.memory import Memory
 from whylight.subject.pull_back import pull_back
-from whylight.target import Rank, ResolvedTarget, Target
+from whylight.target import Objective, Rank, ResolvedTarget, Target
 
 if TYPE_CHECKING:
     from whylight.method import Batch
@@ -126,7 +126,7 @@ class Subject:
             Unsupported: the layer gives no single tensor, or a target does not depend on it.
         """
         name = self.resolve_layer(layer)
-        known = None if rule is not None else self._known_gradients(batch, name)
+        known = None if rule is not None else self._known_gradients(batch, name) or self._through_head(batch, name)
         if known is not None:
             return known
         activations, gradients = self._gradients(batch, name, rule)
@@ -368,6 +368,15 @@ class Subject:
             if jacobian is not None and jacobian.shape[1:] == activations.shape[1:]:
                 return activations, jacobian[torch.tensor([aim.index[0] for aim in aims], device=self.device)]
         return None
+
+    def _through_head(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor] | None:
+        """Return activations and gradients, if all targets are functions of scores that the head makes of the layer."""
+        head = self.gap_head(layer)
+        if head is None or not all(isinstance(target, Objective) for target in batch.targets):
+            return None
+        activations, outputs = self.activations(batch, layer)[layer], self.outputs(batch)
+        slopes = [aim.slope(outputs[row]) for aim, row in zip(self.aims(batch), batch.rows, strict=True)]
+        return activations, head.pulled_back(slopes, (activations.shape[2], activations.shape[3]))
 
     def _as_maps(self, batch: Batch, layer: str, output: Tensor) -> Tensor:
         layout = self.model.layout(layer)
