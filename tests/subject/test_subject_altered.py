@@ -68,6 +68,7 @@ def test_bits_do_not_depend_on_how_many_copies_share_a_pass(inputs, monkeypatch)
 
     def all_of(rows):
         monkeypatch.setattr("whylight.subject.altered.ROWS_PER_PASS", {"cpu": rows})
+        monkeypatch.setattr("whylight.subject.altered.ROWS_WITH_GRADIENTS", {"cpu": rows})
         subject = model.subject()
         scores = torch.stack(list(subject.altered_scores(batch, 7, copies.__getitem__)))
         gradients = torch.stack([a.gradients for a in subject.altered_gradients(batch, 7, copies.__getitem__)])
