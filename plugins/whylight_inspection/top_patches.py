@@ -82,15 +82,7 @@ class TopPatches(whylight.Inspection):
                 f"no file of the data set {options.data_set!r} is a readable picture", field="options.data_set"
             )
         pictures = [_read(data_set, patch.picture, subject) for patch in best.patches]
-        boxes, units, excitations = [], [], []
-        for patch, pixels in zip(best.patches, pictures, strict=True):
-            task.cancel.check()
-            inputs = inputs_of(subject, [pixels])
-            unit = _unit(subject, layer, options.channel, patch.place, inputs)
-            units.append(unit)
-            boxes += receptive_fields(subject, inputs, [unit], task.cancel)
-            if options.pictures != "none":
-                excitations.append(_excitation(subject, inputs, unit, options.pictures, task))
+        units, boxes, excitations = _seen(subject, layer, best.patches, pictures, options, task)
         crops = [
             pixels[top:bottom, left:right] for pixels, (left, top, right, bottom) in zip(pictures, boxes, strict=True)
         ]
@@ -163,26 +155,53 @@ def _read(data_set: whylight.DataSet, index: int, subject: whylight.Subject) -> 
     return pixels
 
 
-def _unit(subject: whylight.Subject, layer: str, channel: int, place: int, inputs: torch.Tensor) -> whylight.Neuron:
-    maps = answers(subject, layer, inputs)
+def _seen(
+    subject: whylight.Subject,
+    layer: str,
+    patches: list[_Patch],
+    pictures: list[npt.NDArray[np.uint8]],
+    options: TopPatchesOptions,
+    task: whylight.InspectionTask,
+) -> tuple[list[whylight.Neuron], list[tuple[int, int, int, int]], list[npt.NDArray[np.uint8]]]:
+    """Return each patch's unit, what the unit sees, what excites it if that is wanted; equal sizes run together."""
+    units: dict[int, whylight.Neuron] = {}
+    boxes: dict[int, tuple[int, int, int, int]] = {}
+    excitations: dict[int, npt.NDArray[np.uint8]] = {}
     is_vector = len(subject.model.layer(layer).output_shape) == 1
-    return whylight.Neuron(layer, channel, () if is_vector else divmod(place, maps.shape[3]))
+    for shape in dict.fromkeys(pixels.shape for pixels in pictures):
+        alike = [rank for rank, pixels in enumerate(pictures) if pixels.shape == shape]
+        inputs = inputs_of(subject, [pictures[rank] for rank in alike])
+        width = answers(subject, layer, inputs[:1]).shape[3]
+        for rank in alike:
+            place = () if is_vector else divmod(patches[rank].place, width)
+            units[rank] = whylight.Neuron(layer, options.channel, place)
+        some = [units[rank] for rank in alike]
+        boxes.update(zip(alike, receptive_fields(subject, inputs[:1], some, task.cancel), strict=True))
+        if options.pictures != "none":
+            excitations.update(zip(alike, _excitations(subject, inputs, some, options.pictures, task), strict=True))
+    ranks = range(len(patches))
+    return (
+        [units[rank] for rank in ranks],
+        [boxes[rank] for rank in ranks],
+        [excitations[r] for r in sorted(excitations)],
+    )
 
 
-def _excitation(
+def _excitations(
     subject: whylight.Subject,
     inputs: torch.Tensor,
-    unit: whylight.Neuron,
+    units: list[whylight.Neuron],
     kind: str,
     task: whylight.InspectionTask,
-) -> npt.NDArray[np.uint8]:
-    """Return what goes back from a unit under a rule, as a picture: grey is 0, each in its own range."""
+) -> list[npt.NDArray[np.uint8]]:
+    """Return what goes back from the unit of each input under a rule, as pictures: grey is 0, each in its own range."""
     rule = whylight.DeconvnetRelu() if kind == "deconvnet" else whylight.GuidedRelu()
-    batch = whylight.Batch(inputs, (unit,), (0,), task.cancel, (task.seed,))
-    gradient = subject.input_gradients(batch, rule=rule)[0].float()
-    largest = gradient.abs().amax().clamp_min(1e-30)
-    pixels = ((gradient / largest + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy()
-    return pixels[:, :, ::-1] if subject.model.transform.channel_order == "bgr" else pixels
+    count = len(units)
+    batch = whylight.Batch(inputs, tuple(units), tuple(range(count)), task.cancel, (task.seed,) * count)
+    gradients = subject.input_gradients(batch, rule=rule).float()
+    largest = gradients.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-30)
+    pixels = ((gradients / largest + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return list(pixels[:, :, :, ::-1] if subject.model.transform.channel_order == "bgr" else pixels)
 
 
 def _drawn(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
