@@ -136,6 +136,7 @@ class LimitSettings(Section):
     outputs: Positive = Field(Limits.outputs, description="Outputs of one request.")
     options_bytes: Positive = Field(Limits.options_bytes, description="Bytes in the options of one method.")
     methods: Positive = Field(Limits.methods, description="Methods in one request.")
+    synthesis_pixels: Positive = Field(Limits.synthesis_pixels, description="Pixels of one picture that is made.")
 
     def limits(self) -> Limits:
         """Return the limits as the rest of the server knows them."""
