@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from whylight.errors import InvalidInput, NotFound, Unsupported
+from whylight.explainer.long_plan import Wanted, plan_synthesis
+from whylight.explainer.synthesising import Order, synthesise
+from whylight.limits import Limits
 from whylight.models import Transform, wrap_module
+from whylight.outputs import MapOutput
+from whylight.plugins import OfferedMethod
+from whylight.subject import CancelToken
+from whylight.target import ClassIndex
 from whylight.testing import run_synthesis
 from whylight_synthesis.activation_maximization import ActivationMaximization
 from whylight_synthesis.activation_maximization_code import ActivationMaximizationCode
@@ -146,3 +154,28 @@ def test_pictures_are_fitted_to_who_looks_at_them():
     torch.testing.assert_close(fitted(grey, 3, (3, 4)), smaller)
     with pytest.raises(Unsupported, match="2 channels"):
         fitted(colours[:, :2], 3, (6, 8))
+
+
+def test_a_served_call_reaches_the_other_models_of_its_worker(classifier, generator, reader):
+    models = {model.name: model for model in (classifier, generator)}
+    offered = OfferedMethod(ActivationMaximizationCode(), "synthesis", "whylight")
+    options = {**CODE, "steps": 30}
+    plan = plan_synthesis(
+        models,
+        {offered.method.name: offered},
+        classifier.name,
+        offered.method.name,
+        options,
+        Wanted(outputs=(MapOutput(),), targeted=True),
+        Limits(),
+    )
+    orders = [Order(ClassIndex(digit), np.zeros((0, 1, 8, 8), np.float32), digit, CancelToken()) for digit in (2, 7)]
+    outcomes = {}
+    slices = synthesise(plan, orders)
+    while len(outcomes) < 2:
+        outcomes.update(next(slices))
+    slices.close()
+    explained = [outcomes[place] for place in (0, 1)]
+    assert [one.predictions[0].class_index for one in explained] == [2, 7]
+    made = np.stack([one.explanation.artifacts[0].array for one in explained])
+    assert reader(torch.from_numpy(made)).tolist() == [2, 7]
