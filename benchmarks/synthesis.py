@@ -3,7 +3,8 @@
 MobileNetV2 with random weights, the default way of both: a spectrum of decorrelated colours seen through random
 movements, Adam. Without lucent, whylight alone is measured. For lucent:
 
-    pip install --no-deps torch-lucent==0.1.8 'kornia==0.4.1' decorator tqdm ipython
+    pip install decorator tqdm ipython
+    pip install --no-deps torch-lucent==0.1.8 kornia==0.4.1
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def lucent_run(count: int, side: int, steps: int, device: str) -> Callable[[], o
     moves = [transform.jitter(8), transform.random_scale([0.9, 1.0, 1.1]), transform.random_rotate(range(-10, 11))]
 
     def run() -> object:
+        for layer in net.modules():  # lucent leaves its hooks behind, which the next call would pay for
+            layer._forward_hooks.clear()
         return render.render_vis(
             net,
             objective,
