@@ -210,7 +210,12 @@ def main() -> None:
         help="sizes that a method is not measured at, because a call takes too long, are left out",
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="for each method and batch, at least three turns")
-    parser.add_argument("--size", type=int, default=224, help="height and width of the inputs; smaller ones for trying")
+    parser.add_argument(
+        "--size",
+        type=int,
+        default=224,
+        help="height and width of the inputs; smaller ones for trying, where the share of occlusion is not to be read",
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
     parser.add_argument("--no-memory", action="store_true", help="start no processes that measure memory")
