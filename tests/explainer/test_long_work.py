@@ -11,6 +11,7 @@ import torch
 
 import whylight
 from whylight.errors import Cancelled, InvalidInput, MethodFailed, WhylightError
+from whylight.explainer.long_inputs import check_aims
 from whylight.explainer.long_plan import LongPlan, Wanted, plan_synthesis
 from whylight.explainer.slices import Outcome
 from whylight.explainer.synthesising import Order, synthesise
@@ -88,6 +89,38 @@ def test_a_batch_has_the_bits_of_its_singles(net: ConvGapNet):
     assert list(map(bits, together)) == list(map(bits, alone))
     assert [one.explanation.target_score for one in together] == [one.explanation.target_score for one in alone]
     assert len(set(map(bits, together))) == 3
+
+
+def test_large_pictures_are_made_a_few_at_a_time_with_the_same_bits(net: ConvGapNet, monkeypatch: pytest.MonkeyPatch):
+    plan = planned(net)
+    together = finish(synthesise(plan, orders(0, 1, 2)), {})
+    monkeypatch.setattr("whylight.explainer.synthesising.PIXELS_TOGETHER", 2 * 16 * 24)
+    parted = finish(synthesise(plan, orders(0, 1, 2)), {})
+    assert [one.explanation.execution.batch_size for one in parted] == [2, 2, 1]
+    assert list(map(bits, parted)) == list(map(bits, together))
+    monkeypatch.setattr("whylight.explainer.synthesising.PIXELS_TOGETHER", 1)
+    assert len(finish(synthesise(plan, orders(0, 1)), {})) == 2
+    assert finish(synthesise(plan, []), {}) == []
+
+
+def test_artifacts_that_are_too_large_are_refused_before_any_is_made(net: ConvGapNet):
+    model = wrap_module(net, transform=Transform.plain((16, 24)))
+    known = {"m": model}, {"climbing": OfferedMethod(Climbing(), plugin="", distribution="")}, "m", "climbing", {}
+    wanted = Wanted(targeted=True, outputs=(whylight.MapOutput(), whylight.PictureOutput()))
+    needed = 3 * 16 * 24 * (4 + 1)
+    plan_synthesis(*known, wanted, Limits(message_bytes=needed))
+    with pytest.raises(InvalidInput) as caught:
+        plan_synthesis(*known, wanted, Limits(message_bytes=needed - 1))
+    assert (caught.value.reason, caught.value.violations[0].field) == ("OUTPUT_TOO_LARGE", "outputs")
+
+
+def test_a_rank_is_no_target_without_an_input_within_a_contrast_either(net: ConvGapNet):
+    plan = planned(net)
+    check_aims(plan, [whylight.Contrast(0, 1)], Limits())
+    for target in (whylight.Rank(0), whylight.Contrast(0, whylight.Rank(1))):
+        with pytest.raises(InvalidInput) as caught:
+            check_aims(plan, [whylight.ClassIndex(0), target], Limits())
+        assert (caught.value.reason, caught.value.violations[0].field) == ("TARGET_INVALID", "input.targets[1]")
 
 
 def test_one_that_goes_away_leaves_the_others_their_bits(net: ConvGapNet):

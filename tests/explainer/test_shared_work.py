@@ -204,6 +204,18 @@ def test_where_memory_runs_out_for_one_input_its_methods_go_apart(explain_all):
     assert [why.method for why in results[1].explanations] == ["first", "second"]
 
 
+def test_a_wrong_target_is_named_by_its_own_place_when_memory_has_parted_it_from_the_others(explain_all):
+    def poor_and_picky(subject, batch):
+        if len(batch.targets) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if batch.targets == (ClassIndex(2),):
+            raise whylight.InvalidInput("not this one", field="target")
+
+    explainer, plan = explainer_of(Given("picky", poor_and_picky))
+    (error,) = explain_all(explainer, plan, INPUTS[:1], [(ClassIndex(3), ClassIndex(1), ClassIndex(2))])
+    assert [violation.field for violation in error.violations] == ["input.targets[2]"]
+
+
 def test_the_room_for_an_answer_counts_every_method(model, methods, explain_all):
     from whylight.limits import Limits
 

@@ -151,7 +151,8 @@ async def test_an_unknown_call_is_unimplemented(served: Served):
 def reasons_in_the_code() -> set[tuple[str, str]]:
     """Every reason that some raise or class gives, with its code; those that are put together are spelled out here."""
     found = {(kind.default_reason, kind.code.name) for kind in KINDS}
-    found |= {(f"TOO_MANY_{things}", "INVALID_ARGUMENT") for things in ("INPUTS", "METHODS", "OUTPUTS", "TARGETS")}
+    counted = ("INPUTS", "METHODS", "METRICS", "OUTPUTS", "TARGETS")
+    found |= {(f"TOO_MANY_{things}", "INVALID_ARGUMENT") for things in counted}
     found |= {("METHOD_NOT_FOUND", "NOT_FOUND")}
     codes = {kind.__name__: kind.code.name for kind in KINDS}
     for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent.parent / "plugins").rglob("*.py")]:
@@ -165,6 +166,8 @@ def reasons_in_the_code() -> set[tuple[str, str]]:
 def test_the_list_of_reasons_is_complete():
     listed = set(re.findall(r"^\| `([A-Z_]+)` \| ([A-Z_]+) \|", README.read_text(), re.MULTILINE))
     assert listed == reasons_in_the_code()
+    rows = re.findall(r"^\| `([A-Z_]+)` \|", README.read_text(), re.MULTILINE)
+    assert len(rows) == len(set(rows))
 
 
 def explain(served: Served):

@@ -313,7 +313,8 @@ class Explainer:
         """Tell what made one input fail on its own: its target, its shape, or a method."""
         error = failure.error
         if isinstance(error, WhylightError):
-            return located(error, "input.targets[0]" if len(job.targets) == 1 else "input.targets", failure.method)
+            one = f"input.targets[{job.first_target}]"  # of those of the input, of which the job may have a part
+            return located(error, one if len(job.targets) == 1 else "input.targets", failure.method)
         if job.input.size != plan.model.input_size and not self._runs(plan, job):
             channels, (height, width) = plan.model.input_channels, job.input.size
             return InvalidInput(

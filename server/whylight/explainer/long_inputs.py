@@ -20,7 +20,7 @@ from whylight.explainer.plan import ExplanationPlan
 from whylight.explainer.targets import check_targets
 from whylight.limits import Limits
 from whylight.outputs import MapOutput
-from whylight.target import Rank, Similarity, Target
+from whylight.target import Contrast, Rank, Similarity, Target
 
 Data = bytes | npt.NDArray[Any] | Image.Image
 
@@ -70,7 +70,8 @@ def check_aims(plan: LongPlan, targets: Sequence[Target], limits: Limits) -> Non
     """
     check_targets(plan.model, targets, limits)
     for place, target in enumerate(targets):
-        if isinstance(target, Rank):
+        parts = (target.positive, target.negative) if isinstance(target, Contrast) else (target,)
+        if any(isinstance(part, Rank) for part in parts):
             raise InvalidInput(
                 "a rank is of an input's predictions, and there is no input; name a class",
                 reason="TARGET_INVALID",

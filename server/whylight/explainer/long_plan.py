@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.errors import InvalidInput, WhylightError
@@ -72,7 +74,7 @@ def plan_synthesis(
     Raises:
         NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND.
         InvalidInput: OPTION_INVALID, OUTPUT_INVALID; no target, or not the pictures that the method takes
-            (REQUEST_INVALID); a size beyond the limits (OUTPUT_TOO_LARGE).
+            (REQUEST_INVALID); a size, or artifacts of one picture together, beyond the limits (OUTPUT_TOO_LARGE).
         Unsupported: METHOD_UNSUPPORTED: the model lacks something, or the method is no synthesis.
         MethodFailed: the plugin failed to say what the method costs.
     """
@@ -94,6 +96,13 @@ def plan_synthesis(
     outputs = check_outputs(wanted.outputs or (PictureOutput(),))
     for index, output in enumerate(outputs):
         _check_output(output, f"outputs[{index}]", model)
+    if (needed := _artifact_bytes(outputs, size, model)) > limits.message_bytes:
+        raise InvalidInput(
+            f"the artifacts of one picture take {needed} bytes, more than the {limits.message_bytes} of one answer; "
+            "ask for fewer, or for a smaller picture",
+            reason="OUTPUT_TOO_LARGE",
+            field="outputs",
+        )
     parsed, cost = _priced(offered, options)
     cost *= size[0] * size[1] / (model.input_size[0] * model.input_size[1])
     return LongPlan(
@@ -159,6 +168,14 @@ def _check_output(output: Output, place: str, model: Model) -> None:
             reason="OUTPUT_INVALID",
             field=place,
         )
+
+
+def _artifact_bytes(outputs: Sequence[Output], size: tuple[int, int], model: Model) -> int:
+    """Return about how many bytes the artifacts of one picture will take: a file is counted as its pixels."""
+    numbers = size[0] * size[1] * model.input_channels
+    return sum(
+        numbers * (np.dtype(output.dtype).itemsize if isinstance(output, MapOutput) else 1) for output in outputs
+    )
 
 
 def _priced(offered: OfferedMethod, options: Mapping[str, Any]) -> tuple[PlainOptions, float]:

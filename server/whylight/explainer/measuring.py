@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from whylight.errors import Cancelled, MethodFailed, NotFound, Unsupported, Violation, WhylightError
+from whylight.explainer.lacking import is_out_of_memory
 from whylight.explanation import Curve, Measurement
 from whylight.metric import Measured, Metric
 from whylight.options import PlainOptions, parse_options
@@ -119,10 +120,8 @@ class Measuring:
                 for violation in error.violations
             )
             raise
-        except (torch.OutOfMemoryError, MemoryError):
-            raise
         except Exception as error:
-            if "DefaultCPUAllocator" in str(error):
+            if is_out_of_memory(error):
                 raise
             log.error("the metric %r of plugin %r failed", metric.metric.name, metric.offered.plugin, exc_info=error)
             raise _failed(metric.offered, "failed for this input") from error

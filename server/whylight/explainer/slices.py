@@ -34,13 +34,16 @@ def in_parts(
     cancels: Sequence[CancelToken],
     attempt: Callable[[list[int]], Generator[Ended, None, Sequence[Explained]]],
     blame: Callable[[int, Exception], WhylightError],
+    most: int | None = None,
 ) -> Slices:
-    """Do work for each of `cancels`, all together if that is possible, and tell what came of each.
+    """Do work for each of `cancels`, as many together as is possible, and tell what came of each.
 
+    At most `most` are together, None for all; the next ones begin when those before them have ended.
     When memory runs out, it is begun again in two halves. When it fails, it is begun again one by one, so that only the
     guilty one fails, with what `blame` makes of its exception. What nobody wants any more ends at once.
     """
-    waiting = deque([list(range(len(cancels)))])
+    most = most or len(cancels)
+    waiting = deque(list(range(len(cancels)))[start : start + most] for start in range(0, len(cancels), most or 1))
     while waiting:
         places = waiting.popleft()
         gone = [place for place in places if cancels[place].cancelled]

@@ -28,6 +28,8 @@ from whylight.subject import CancelToken, Subject
 from whylight.target import Target
 
 _PREVIEW = PictureOutput()
+PIXELS_TOGETHER = 4 * 2**20
+"""Pixels of the pictures that are made as one batch at most, or one picture: other work waits for a step of it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Order:
 
 
 def synthesise(plan: LongPlan, orders: Sequence[Order]) -> Slices:
-    """Make the pictures of `orders` as one batch; each has the bits that it has alone.
+    """Make the pictures of `orders` as one batch, large ones as several; each has the bits that it has alone.
 
     Nothing is raised for what a target, a picture, a method or a lack of memory causes: it is that order's outcome.
     Field paths begin with "method", "input.targets[0]" or name what of the request is wrong.
@@ -55,7 +57,8 @@ def synthesise(plan: LongPlan, orders: Sequence[Order]) -> Slices:
     def blame(place: int, error: Exception) -> WhylightError:
         return _blame(plan, orders[place], error)
 
-    return in_parts([order.cancel for order in orders], attempt, blame)
+    most = max(1, PIXELS_TOGETHER // (plan.size[0] * plan.size[1]))
+    return in_parts([order.cancel for order in orders], attempt, blame, most)
 
 
 def _make(plan: LongPlan, orders: Sequence[Order]) -> Generator[Ended, None, list[Explained]]:
