@@ -122,3 +122,49 @@ def test_a_network_that_mixes_its_batch_is_found_out():
             return (self.one(x) - x.mean()).mean((2, 3))
 
     assert not wrap_module(Mixing(), input_size=(16, 16)).batch_invariant
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 4, 6), (1, 8, 4, 1), (3, 8, 1, 6)])
+@pytest.mark.parametrize("activation", [False, True])
+def test_batch_normalisation_has_its_gradient_however_tensors_lie(shape, activation):
+    """torch reads some strides in two ways, and gives gradients of other elements then."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    if activation:
+        norm = pytest.importorskip("timm").layers.BatchNormAct2d(8, act_layer=nn.Identity)
+    norm.running_var.uniform_(0.5, 1.5)
+    norm = norm.double().eval().requires_grad_(False)
+    make_batch_invariant(norm)
+    values, gradient = torch.randn(2, *shape, dtype=torch.float64)
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).view(1, -1, 1, 1)
+
+    def laid(tensor, *order):
+        return tensor.permute(order).contiguous().permute([order.index(axis) for axis in range(4)])
+
+    orders = [(0, 1, 2, 3), (0, 2, 3, 1), (2, 3, 0, 1), (2, 0, 3, 1), (0, 3, 2, 1)]
+    for one in orders:
+        for other in orders:
+            leaf = laid(values, *one).requires_grad_()
+            (found,) = torch.autograd.grad(norm(leaf), leaf, laid(gradient, *other))
+            torch.testing.assert_close(found, gradient * scale, rtol=0, atol=1e-12)
+
+
+def test_one_image_has_its_gradient_where_tokens_follow_a_batch_normalisation(batch, noise):
+    class Hybrid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            tokens = self.norm(self.stem(x)).flatten(2).transpose(1, 2)
+            return (tokens + self.attention(tokens, tokens, tokens, need_weights=False)[0]).mean(1)
+
+    torch.manual_seed(0)
+    network = Hybrid().double()
+    network.norm.running_var.uniform_(0.5, 1.5)
+    model = wrap_module(network, input_size=(16, 24))
+    inputs = noise(2, 16, 24)
+    together = model.subject().input_gradients(batch(inputs, [ClassIndex(1), ClassIndex(2)]))
+    alone = model.subject().input_gradients(batch(inputs[1:], [ClassIndex(2)]))
+    torch.testing.assert_close(alone, together[1:], rtol=0, atol=1e-12)

@@ -12,6 +12,10 @@ forward (small 1x1 ones at batch 1), more backward. So:
   of that kind is found out once for each layer, shape, layout, type and number of threads, by comparing bits, and the
   backward pass counts only where there will be one.
 
+A third thing is a fault, not rounding: torch's batch normalisation (2.15, not in training) gives a wrong gradient where
+a tensor has several equally valid strides, as a single image has, and those of its input and of the gradient are read
+in different ways: tokens of one image, turned into maps, are so. Both get the strides that leave no choice.
+
 `make_batch_invariant` does this in the layers of the server's own copy, at no cost for other operators. What a module
 computes with functions instead of layers, needs `batch_invariant()` around the run, which costs
 about 20 us for each operator. Neither is used on a GPU, whose libraries choose kernels by other rules.
@@ -36,10 +40,12 @@ _Layer = Callable[[Tensor], Tensor]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TAKEN_OVER = (nn.Linear, *_CONVOLUTIONS)
 """Layers whose computing is replaced."""
+_ACTIVATION_NODES = 8
+"""How far behind the normalisation a layer's output may lie, where it has an activation of its own, as timm's have."""
 
 
 def make_batch_invariant(module: nn.Module) -> None:
-    """Make the linear layers and convolutions of `module`, which must be the server's own copy, compute so."""
+    """Make linear layers, convolutions and batch normalisations of `module`, the server's own copy, compute so."""
     for layer in module.modules():
         if type(layer).forward is nn.Linear.forward and isinstance(layer, nn.Linear):
             plain = functools.partial(nn.Linear.forward, layer)
@@ -47,6 +53,9 @@ def make_batch_invariant(module: nn.Module) -> None:
         elif isinstance(layer, _CONVOLUTIONS):
             plain = functools.partial(cast(Any, type(layer)).forward, layer)
             layer.__dict__["forward"] = _Convolution(plain, layer.weight.dim())
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            plain = functools.partial(cast(Any, type(layer)).forward, layer)
+            layer.__dict__["forward"] = functools.partial(_normalised, plain)
 
 
 class batch_invariant(TorchFunctionMode):
@@ -83,6 +92,32 @@ class CountCalls(TorchFunctionMode):
         """Count the call and leave it."""
         self.count += function in _REPLACEMENTS
         return function(*args, **(kwargs or {}))
+
+
+def _normalised(plain: _Layer, input: Tensor) -> Tensor:
+    """Return a layer's batch normalisation, whose way back reads strides in one way only."""
+    output = plain(_plainly_laid(input))
+    node = output.grad_fn
+    for _ in range(_ACTIVATION_NODES):
+        if node is None or "BatchNorm" in node.name():
+            break
+        node = node.next_functions[0][0] if node.next_functions else None
+    if node is not None and "BatchNorm" in node.name():
+        node.register_prehook(_lay_plainly)
+    return output
+
+
+def _lay_plainly(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    return tuple(None if one is None else _plainly_laid(one) for one in gradients)
+
+
+def _plainly_laid(tensor: Tensor) -> Tensor:
+    """Return the tensor, contiguous if it would pass for channels_last without having just those strides."""
+    if tensor.dim() != 4 or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    channels, height, width = tensor.shape[1:]
+    usual = (channels * height * width, 1, width * channels, channels)
+    return tensor if tensor.stride() == usual else tensor.contiguous()
 
 
 def _block_rows(weight: Tensor) -> int:
