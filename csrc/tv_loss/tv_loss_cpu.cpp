@@ -125,66 +125,146 @@ WHYLIGHT_INLINE void subtract(const T* a, const T* b, int64_t count, T* result) 
   for (int64_t i = 0; i < count; ++i) result[i] = a[i] - b[i];
 }
 
-template <Power P, bool kIsotropic, bool kLoss, bool kGradient, class T>
+template <Power P, bool kIsotropic, bool kLoss, class T>
 WHYLIGHT_INLINE void walk_row(const Constants<T>& constants, int64_t padded, const T* __restrict dx,
                               const T* __restrict dy, T* __restrict sums, T* __restrict across, T* __restrict down) {
 #pragma omp simd
   for (int64_t i = 0; i < padded; ++i) {
     const Pixel<T> pixel = pixel_of<P, kIsotropic>(dx[i], dy[i], constants);
     if (kLoss) sums[i] += pixel.value;
-    if (kGradient) {
-      across[i] = pixel.across;
-      down[i] = pixel.down;
-    }
+    across[i] = pixel.across;
+    down[i] = pixel.down;
   }
 }
 
-// The loss alone, without buffers between the differences and their sums; `below` is null for the last row. A general
-// power costs more in a loop with a rest than it gains here.
-template <Power P, bool kIsotropic, class T>
-WHYLIGHT_INLINE void add_row(const Constants<T>& constants, int64_t length, int64_t step, const T* row, const T* below,
-                             T* __restrict sums) {
+template <class T>
+WHYLIGHT_INLINE T widened(T value) {
+  return value;
+}
+WHYLIGHT_INLINE float widened(BFloat16 value) {
+  return bfloat16_to_float(value.bits);
+}
+
+// What a pixel adds to the loss; `below` is null in the last row.
+template <Power P, bool kIsotropic, bool kBelow, class E, class T>
+WHYLIGHT_INLINE T value_of(const Constants<T>& constants, const E* pixel, const E* right, const E* below) {
+  const T here = widened(*pixel);
+  return pixel_of<P, kIsotropic>(widened(*right) - here, kBelow ? widened(*below) - here : T(0), constants).value;
+}
+
+template <Power P, bool kIsotropic, bool kBelow, class E, class T>
+WHYLIGHT_INLINE void add_pixels(const Constants<T>& constants, int64_t length, int64_t step, const E* row,
+                                const E* below, T* __restrict sums) {
   const int64_t last = length - step;  // the pixel without a right neighbour
-  if (below) {
+  const int64_t body = last / kPad * kPad, rest = last - body;
 #pragma omp simd
-    for (int64_t i = 0; i < last; ++i) {
-      sums[i] += pixel_of<P, kIsotropic>(row[i + step] - row[i], below[i] - row[i], constants).value;
+  for (int64_t i = 0; i < body; ++i) {
+    sums[i] += value_of<P, kIsotropic, kBelow>(constants, row + i, row + i + step, below + i);
+  }
+  if (body) {
+    // What is left, as the end of a whole vector that overlaps the body, since pixels one by one cost more.
+    const int64_t begin = last - kPad;
+#pragma omp simd
+    for (int64_t j = 0; j < kPad; ++j) {
+      const int64_t i = begin + j;
+      const T value = value_of<P, kIsotropic, kBelow>(constants, row + i, row + i + step, below + i);
+      sums[i] += j >= kPad - rest ? value : T(0);
     }
-    for (int64_t i = last; i < length; ++i)
-      sums[i] += pixel_of<P, kIsotropic>(T(0), below[i] - row[i], constants).value;
   } else {
-#pragma omp simd
     for (int64_t i = 0; i < last; ++i) {
-      sums[i] += pixel_of<P, kIsotropic>(row[i + step] - row[i], T(0), constants).value;
+      sums[i] += value_of<P, kIsotropic, kBelow>(constants, row + i, row + i + step, below + i);
     }
+  }
+  if (!kBelow) return;
+  for (int64_t i = last; i < length; ++i) {
+    sums[i] += value_of<P, kIsotropic, kBelow>(constants, row + i, row + i, below + i);
   }
 }
 
-template <Power P, bool kIsotropic, bool kLoss, bool kGradient, class T>
+template <Power P, bool kIsotropic, class E, class T>
+WHYLIGHT_INLINE void add_row(const Work<T>& work, int64_t y, const E* row, const E* below, T* sums) {
+  if (y + 1 == work.layout.rows) {
+    add_pixels<P, kIsotropic, false>(work.constants, work.layout.length, work.layout.step, row, row, sums);
+  } else {
+    add_pixels<P, kIsotropic, true>(work.constants, work.layout.length, work.layout.step, row, below, sums);
+  }
+}
+
+// Of the rows that lie in memory as E, without buffers between them and their sums.
+template <Power P, bool kIsotropic, class E, class T>
+WHYLIGHT_INLINE void add_rows(const Work<T>& work, int64_t begin, int64_t end, int64_t source, T* sums) {
+  const int64_t stride = work.layout.source.row;
+  const E* rows = static_cast<const E*>(work.image) + source;
+  for (int64_t y = begin; y < end; ++y) {
+    add_row<P, kIsotropic>(work, y, rows + y * stride, rows + (y + 1) * stride, sums);
+  }
+}
+
+// Which rows of which plane a band has.
+struct Band {
+  int64_t image, plane, begin, end;
+};
+
+template <class T>
+WHYLIGHT_INLINE Band band_of(const Work<T>& work, int64_t job) {
+  const int64_t begin = job % work.bands * work.rows_per_band;
+  return {job / work.bands / work.layout.planes, job / work.bands % work.layout.planes, begin,
+          std::min(begin + work.rows_per_band, work.layout.rows)};
+}
+
+template <class T>
+WHYLIGHT_INLINE double total_of(const T* sums, int64_t padded) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < padded; ++i) sum += static_cast<double>(sums[i]);
+  return sum;
+}
+
+// The loss of a band alone.
+template <Power P, bool kIsotropic, class T>
+WHYLIGHT_INLINE void add_band(const Work<T>& work, int64_t job, T* memory) {
+  const Layout& layout = work.layout;
+  const int64_t padded = (layout.length + kPad - 1) / kPad * kPad;
+  const Band band = band_of(work, job);
+  const int64_t source = band.image * layout.source.image + band.plane * layout.source.plane;
+  Buffers<T> buffer(memory, padded);
+  std::fill_n(buffer.sums, padded, T(0));
+  if (work.type == ScalarType::BFloat16) {
+    add_rows<P, kIsotropic, BFloat16>(work, band.begin, band.end, source, buffer.sums);
+  } else if (work.type == ScalarType::Half) {
+    const auto load = [&](int64_t y) WHYLIGHT_INLINE_LAMBDA {
+      return load_row(work, source + y * layout.source.row, buffer.rows + y % 2 * padded);
+    };
+    const T* row = load(band.begin);
+    for (int64_t y = band.begin; y < band.end; ++y) {
+      const T* below = y + 1 < layout.rows ? load(y + 1) : row;
+      add_row<P, kIsotropic>(work, y, row, below, buffer.sums);
+      row = below;
+    }
+  } else {
+    add_rows<P, kIsotropic, T>(work, band.begin, band.end, source, buffer.sums);
+  }
+  work.sums[job] = total_of(buffer.sums, padded);
+}
+
+// The gradient of a band, with or without its loss.
+template <Power P, bool kIsotropic, bool kLoss, class T>
 WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
   const Layout& layout = work.layout;
   const int64_t length = layout.length, step = layout.step, padded = (length + kPad - 1) / kPad * kPad;
-  const int64_t band = job % work.bands, plane = job / work.bands % layout.planes;
-  const int64_t image = job / work.bands / layout.planes;
-  const int64_t begin = band * work.rows_per_band, end = std::min(begin + work.rows_per_band, layout.rows);
-  const int64_t source = image * layout.source.image + plane * layout.source.plane;
+  const Band band = band_of(work, job);
+  const int64_t source = band.image * layout.source.image + band.plane * layout.source.plane;
   Buffers<T> buffer(memory, padded);
   std::fill_n(memory, Buffers<T>::size(padded), T(0));
   T upstream = 1;
-  if (work.upstream) upstream = work.upstream[image * work.upstream_stride];
-  // A gradient begins in the row above its first: only for the flux out of it.
-  const int64_t first = kGradient ? std::max<int64_t>(begin - 1, 0) : begin;
+  if (work.upstream) upstream = work.upstream[band.image * work.upstream_stride];
+  // It begins in the row above its first: only for the flux out of it.
+  const int64_t first = std::max<int64_t>(band.begin - 1, 0);
   const T* row = load_row(work, source + first * layout.source.row, buffer.rows + first % 2 * padded);
-  for (int64_t y = first; y < end; ++y) {
-    constexpr bool kAlone = !kGradient && P != Power::kGeneral;
+  for (int64_t y = first; y < band.end; ++y) {
     const bool is_last = y + 1 == layout.rows;
     const T* below =
         is_last ? row : load_row(work, source + (y + 1) * layout.source.row, buffer.rows + (y + 1) % 2 * padded);
-    if constexpr (kAlone) {
-      add_row<P, kIsotropic>(work.constants, length, step, row, is_last ? nullptr : below, buffer.sums);
-      row = below;
-      continue;
-    }
     subtract(row + step, row, length - step, buffer.dx);
     if (is_last) {
       std::fill_n(buffer.dy, length, T(0));
@@ -192,46 +272,36 @@ WHYLIGHT_INLINE void walk_band(const Work<T>& work, int64_t job, T* memory) {
       subtract(below, row, length, buffer.dy);
     }
     T* down = buffer.down + y % 2 * padded;
-    if (y < begin) {
-      walk_row<P, kIsotropic, false, kGradient>(work.constants, padded, buffer.dx, buffer.dy, buffer.sums,
-                                                buffer.across, down);
+    if (y < band.begin) {
+      walk_row<P, kIsotropic, false>(work.constants, padded, buffer.dx, buffer.dy, buffer.sums, buffer.across, down);
     } else {
-      walk_row<P, kIsotropic, kLoss, kGradient>(work.constants, padded, buffer.dx, buffer.dy, buffer.sums,
-                                                buffer.across, down);
-      if (kGradient) {
-        const T* above = buffer.down + (y + 1) % 2 * padded;
-        const T* left = buffer.across - step;
-        const T* across = buffer.across;
-        const Strides& strides = layout.gradient;
-        const int64_t target = image * strides.image + plane * strides.plane + y * strides.row;
-        T* result = place_row(work, target, buffer.result);
+      walk_row<P, kIsotropic, kLoss>(work.constants, padded, buffer.dx, buffer.dy, buffer.sums, buffer.across, down);
+      const T* above = buffer.down + (y + 1) % 2 * padded;
+      const T* left = buffer.across - step;
+      const T* across = buffer.across;
+      const Strides& strides = layout.gradient;
+      const int64_t target = band.image * strides.image + band.plane * strides.plane + y * strides.row;
+      T* result = place_row(work, target, buffer.result);
 #pragma omp simd
-        for (int64_t i = 0; i < length; ++i) {
-          result[i] = upstream * ((left[i] - across[i]) + (above[i] - down[i]));
-        }
-        store_row(work, target, buffer.result);
+      for (int64_t i = 0; i < length; ++i) {
+        result[i] = upstream * ((left[i] - across[i]) + (above[i] - down[i]));
       }
+      store_row(work, target, buffer.result);
     }
     row = below;
   }
-  if (kLoss) {
-    double sum = 0;
-    const T* sums = buffer.sums;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < padded; ++i) sum += static_cast<double>(sums[i]);
-    work.sums[job] = sum;
-  }
+  if (kLoss) work.sums[job] = total_of(buffer.sums, padded);
 }
 
 template <Power P, bool kIsotropic, class T>
 WHYLIGHT_INLINE void walk_bands(const Work<T>& work, int64_t begin, int64_t end, T* memory) {
   for (int64_t job = begin; job < end; ++job) {
     if (!work.gradient) {
-      walk_band<P, kIsotropic, true, false>(work, job, memory);
+      add_band<P, kIsotropic>(work, job, memory);
     } else if (!work.sums) {
-      walk_band<P, kIsotropic, false, true>(work, job, memory);
+      walk_band<P, kIsotropic, false>(work, job, memory);
     } else {
-      walk_band<P, kIsotropic, true, true>(work, job, memory);
+      walk_band<P, kIsotropic, true>(work, job, memory);
     }
   }
 }
