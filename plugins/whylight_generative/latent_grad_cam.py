@@ -29,8 +29,9 @@ class LatentGradCAM(whylight.Attribution):
     affine function, whose gradient is the same for every picture, so that 200 cost hardly more than one.
 
     Use it to see whether a latent stands for a part of the picture, and to find what an autoencoder trained on good
-    pieces finds odd (the mean map). Avoid reading much into a latent whose divergence is near 0 (see `reconstruction`):
-    it holds nothing.
+    pieces finds odd (the mean map).
+
+    Avoid it for a latent whose divergence is near 0 (see `reconstruction`): it holds nothing.
     """
 
     name = "latent-grad-cam"

@@ -37,10 +37,15 @@ class LatentMapOptions(whylight.PlainOptions):
 class LatentMap(whylight.Inspection):
     """The codes of a data set's pictures in the plane, coloured by the folders that the pictures are in.
 
-    Artifacts: "codes", the points with their labels; "picture", the same drawn; "pictures", a table of which is which.
-    Checks: "unreadable" files; of PCA "explained", the share of the codes' variance in the plane; of t-SNE
-    "divergence", what it minimised. Use it to see whether an autoencoder tells kinds of pictures apart. Avoid reading
-    distances between far clusters of t-SNE: it keeps neighbours only.
+    PCA: `(z - mean) · v_1, v_2`, the directions of most variance; or t-SNE of the codes. Artifacts: "codes", the points
+    with their labels; "picture", the same drawn; "pictures", a table of which is which.
+
+    Its checks: "unreadable" files; of PCA "explained", the share of the codes' variance in the plane; of t-SNE
+    "divergence", what it minimised.
+
+    Use it to see whether an autoencoder tells kinds of pictures apart.
+
+    Avoid it for distances between far clusters of t-SNE, which keeps neighbours only.
     """
 
     name = "latent-map"

@@ -35,8 +35,11 @@ class LatentTraversal(whylight.Inspection):
 
     Each row is a latent: its heat map (`latent-grad-cam`) over the input, then `g(z + (v - z_i) e_i)` for v from -reach
     to reach. Artifacts: "traversal", the picture; "heat_maps" `[K, h, w]`; "changes", how much of the picture each
-    moves on average, a table. Use it to see what a latent stands for; a row that does not change is one that is not
-    used.
+    moves on average, a table.
+
+    Use it to see what a latent stands for; a row that does not change is one that is not used.
+
+    Avoid it with a reach far beyond 3: the decoder has seen no such codes.
     """
 
     name = "latent-traversal"

@@ -24,8 +24,13 @@ class Reconstruction(whylight.Inspection):
     """A picture, what the autoencoder makes of it, where they differ, and how much each latent holds.
 
     Artifacts: pictures "input", "reconstruction", "error" (`mean_c |x - x̂|`, brightest where it is largest); the table
-    "latents": mean, deviation and divergence `KL(q(z_i|x) || N(0, 1))` in nats, the largest first. A latent of
-    divergence 0 says nothing of the picture. Checks: "psnr" in dB, "divergence" of all latents.
+    "latents": mean, deviation and divergence `KL(q(z_i|x) || N(0, 1))` in nats, the largest first.
+
+    Its checks: "psnr" in dB, "divergence" of all latents.
+
+    Use it to see what is lost, and which latents hold something: one of divergence 0 says nothing of the picture.
+
+    Avoid it for comparing the brightness of error pictures: each has its own range.
     """
 
     name = "reconstruction"

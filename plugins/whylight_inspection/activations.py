@@ -24,9 +24,14 @@ class ActivationsOptions(whylight.PlainOptions):
 class Activations(whylight.Inspection):
     """The maps of a layer's channels for one input, the strongest first, and how many channels stay dead.
 
-    Artifacts: "activations" `[K, h, w]`, the numbers; "grid", the same as a picture, each map in its own range;
-    "channels", a table of their numbers, means and maxima. Check "dead_share": the share of all the layer's channels
-    that nowhere exceed 0.
+    `A_k`, what channel k gives at every position. Artifacts: "activations" `[K, h, w]`, the numbers; "grid", the same
+    as a picture, each map in its own range; "channels", a table of their numbers, means and maxima.
+
+    Its check "dead_share": the share of all the layer's channels that nowhere exceed 0.
+
+    Use it to see what a layer keeps of a picture, and whether channels have died.
+
+    Avoid it for comparing brightness between maps of the grid: each has its own range. The table has the numbers.
     """
 
     name = "activations"

@@ -30,8 +30,14 @@ class FiltersOptions(whylight.PlainOptions):
 class Filters(whylight.Inspection):
     """The weights of a convolution, each filter as a small picture: what the first layer looks for, edges and colours.
 
-    Filters on three channels are drawn as colours, those on one as greys, each in its own range; others slice by slice,
-    with 0 in the middle of the colour map. Artifacts: "filters" `[K, C, h, w]`, the numbers; "grid", the picture.
+    `w_k`, the kernel of output channel k. Filters on three channels are drawn as colours, those on one as greys, each
+    in its own range; others slice by slice, with 0 in the middle of the colour map. Artifacts: "filters"
+    `[K, C, h, w]`, the numbers; "grid", the picture.
+
+    Use it to see whether the first layer is trained: edges and colours, or noise.
+
+    Avoid it for deep layers, whose weights are on channels that mean nothing by themselves: there `top-patches` and
+    `activation-maximization` say more.
     """
 
     name = "filters"

@@ -12,6 +12,10 @@ class Layers(whylight.Inspection):
 
     Artifact "layers", a table. The shape is for one input of the model's own size, empty where a layer does not run or
     gives no single tensor.
+
+    Use it to find the names by which other methods know layers.
+
+    Avoid it for the order of the run: a definition may list layers in any order.
     """
 
     name = "layers"

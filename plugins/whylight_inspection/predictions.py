@@ -18,7 +18,13 @@ class PredictionsOptions(whylight.PlainOptions):
 class Predictions(whylight.Inspection):
     """The model's highest predictions for each input: class, label, score, probability.
 
-    Artifact "predictions", a table. Check "entropy": of the first input's probabilities, in bits; 0 is certainty.
+    `p = softmax(y)` of the class scores y. Artifact "predictions", a table.
+
+    Its check "entropy": of the first input's probabilities, in bits; 0 is certainty.
+
+    Use it before you ask why: the answer may be another one than you think.
+
+    Avoid it as a measure of how often the model is right: hardly a network is calibrated.
     """
 
     name = "predictions"

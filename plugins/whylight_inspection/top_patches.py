@@ -36,14 +36,21 @@ class TopPatchesOptions(whylight.PlainOptions):
 class TopPatches(whylight.Inspection):
     """The patches of a data set that excite a channel most, each cut to what the channel's unit can see of the picture.
 
-    The unit's receptive field follows from the network's structure, whatever its layers are, and is clipped to the
-    input. Artifacts: "patches", all of them, the strongest first; "patch-0", "patch-1" … alone; "table": picture,
-    label, activation, the unit's position (down, across), the patch in pixels of the input; with `pictures`,
-    "excitations": the deconvnet's or guided backpropagation's picture of each. Checks: "seen" and "unreadable"
-    pictures. The first call looks at the whole data set; where the server has a cache folder, later ones do not.
+    Of each picture the position of `max A_k`, and of all pictures the `count` highest. A unit's receptive field follows
+    from the network's structure, whatever its layers are, and is clipped to the input. Artifacts: "patches", all of
+    them, the strongest first; "patch-0", "patch-1" … alone; "table": picture, label, activation, the unit's position
+    (down, across), the patch in pixels of the input; with `pictures`, "excitations": the deconvnet's or guided
+    backpropagation's picture of each.
 
-    Use it to see what a channel has learned to find. Avoid naming a channel by its nine best patches alone: what it
-    answers to in the middle of its range may be something else.
+    Its checks: how many pictures were "seen", and how many files were "unreadable".
+
+    Costs a pass for each picture of the data set at the first call; where the server has a cache folder, later calls of
+    the same layer find it done.
+
+    Use it to see what a channel has learned to find.
+
+    Avoid it as the only ground for naming a channel: what it answers to in the middle of its range may be
+    something else.
     """
 
     name = "top-patches"

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from whylight.method import Attribution
+from whylight.method import Attribution, Need
 from whylight.models import OpenedModel, Transform
 from whylight.plugins import Plugins
 
@@ -34,11 +34,12 @@ CHEAP = {
 
 @functools.cache
 def every_method() -> dict[str, Attribution]:
-    """Return the attribution methods of our plugins, by name."""
+    """Return the attribution methods of our plugins, by name, but for those of latents, which a classifier has not."""
     plugins = Plugins(strict=True)
     plugins.load()
     ours = {name: offered for name, offered in plugins.methods.items() if offered.distribution.startswith("whylight ")}
-    return {name: offered.method for name, offered in ours.items() if isinstance(offered.method, Attribution)}
+    methods = {name: offered.method for name, offered in ours.items() if isinstance(offered.method, Attribution)}
+    return {name: method for name, method in methods.items() if Need.LATENTS not in method.needs}
 
 
 class AttentiveNet(nn.Module):
