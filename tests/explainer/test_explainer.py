@@ -379,6 +379,19 @@ def test_thin_pictures_are_refused_before_a_resize_blows_them_up(cams):
     assert told(caught.value) == (InvalidInput, "IMAGE_TOO_LARGE", "input.tensor.shape")
 
 
+def test_the_references_of_an_input_are_bounded_together(explainer_of):
+    """Each of 64 targets may have one, and a file of some kilobytes may hold all pixels that are allowed."""
+    explainer = explainer_of(HatesBlack(), limits=Limits(image_pixels=30 * 20))
+    plan = explainer.plan("looking", "sum", {})
+    picture = np.zeros((20, 30, 3), np.uint8)
+    targets = [whylight.Similarity(image=picture + np.uint8(n)) for n in range(5)]
+    assert len(explainer.decode(plan, picture, targets=targets[:4] * 2).references) == 4
+    with pytest.raises(InvalidInput, match="more than 0, what is left of 2400 for all") as caught:
+        explainer.decode(plan, picture, targets=targets)
+    assert caught.value.reason == "IMAGE_TOO_LARGE"
+    assert caught.value.violations[0].field == "input.targets[4].similarity.tensor.shape"
+
+
 def test_grey_models_and_many_channels(cam, explain_all):
     def served(channels):
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from whylight.explainer.slices import Outcome
 from whylight.explainer.synthesising import Order, synthesise
 from whylight.limits import Limits
 from whylight.models import Transform, wrap_module
+from whylight.models.companion import Companion
 from whylight.plugins import OfferedMethod
 from whylight.subject import CancelToken
 from whylight.testing.networks import ConvGapNet
@@ -112,6 +114,16 @@ def test_artifacts_that_are_too_large_are_refused_before_any_is_made(net: ConvGa
     with pytest.raises(InvalidInput) as caught:
         plan_synthesis(*known, wanted, Limits(message_bytes=needed - 1))
     assert (caught.value.reason, caught.value.violations[0].field) == ("OUTPUT_TOO_LARGE", "outputs")
+
+
+def test_a_model_that_takes_more_than_pictures_is_refused(net: ConvGapNet):
+    model = replace(
+        wrap_module(net, transform=Transform.plain((16, 24))), companions={"words": Companion(shape=(3,), high=9)}
+    )
+    offered = {"climbing": OfferedMethod(Climbing(), plugin="", distribution="")}
+    with pytest.raises(whylight.Unsupported, match="words") as caught:
+        plan_synthesis({"m": model}, offered, "m", "climbing", {}, Wanted(targeted=True), Limits())
+    assert (caught.value.reason, caught.value.violations[0].field) == ("METHOD_UNSUPPORTED", "model")
 
 
 def test_a_rank_is_no_target_without_an_input_within_a_contrast_either(net: ConvGapNet):

@@ -164,6 +164,27 @@ def test_jobs_take_turns_and_their_items_have_their_results(front: Front, servic
     assert any(frame.HasField("alive") for frame in heard)
 
 
+def test_while_pictures_are_decoded_the_worker_says_that_it_lives(
+    front: Front, service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    """Some small files hold so many pixels that a batch of them would be taken for a worker that is stuck."""
+    monkeypatch.setattr("whylight.worker.loop._ALIVE", 0.01)
+    release, usual = threading.Event(), service.decode
+
+    def decode(plan: str, item: worker_pb2.Item) -> str:
+        assert release.wait()
+        return usual(plan, item)
+
+    service.decode = decode  # type: ignore[method-assign]
+    front.send("grad-cam", "x", kind=catalog_pb2.METHOD_KIND_UNSPECIFIED)
+    while not any(frame.HasField("alive") for frame in front.heard):
+        front.heard.append(front._hear())
+    assert service.events.empty()
+    release.set()
+    front.until_done(1)
+    assert service.events.get() == "batch x"
+
+
 def test_a_job_that_nobody_waits_for_ends_before_its_next_step(front: Front, service: Service):
     front.send("long", "a")
     assert service.events.get() == "a1"

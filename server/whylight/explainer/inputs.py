@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from whylight.models import Model, Transform
     from whylight.models.transform import Fitted
 
+REFERENCES = 4
+"""How many times the pixels of one picture the references of one input may have together: each of 64 targets may have
+one, and a small file can hold as many pixels as are allowed."""
+
 _LONGEST = 64
 """How many times one side may be as long as the other: a resize of the shorter side blows a thin picture up."""
 
@@ -39,7 +43,8 @@ def decode_input(
     """Read an image file, an array or an upright RGB picture for the model of `plan`.
 
     Image files and uint8 arrays `[H, W, 3]` go through the model's transform; float arrays `[C, H, W]` are the model's
-    normalised input. The references of `targets` are read in the same way and within the same limits.
+    normalised input. The references of `targets` are read in the same way and within the same limits; together they
+    have at most `REFERENCES` times the pixels of one picture.
 
     Raises:
         InvalidInput: IMAGE_UNREADABLE, IMAGE_TOO_LARGE, TENSOR_INVALID, TENSOR_TOO_LARGE, COMPANION_MISSING,
@@ -50,12 +55,20 @@ def decode_input(
     decoded = _decoded(plan, data, limits, drawn=True)
     checked = check_companions(plan.model.companions, companions or {})
     references: dict[bytes | FrozenArray, DecodedInput] = {}
+    left = REFERENCES * limits.image_pixels
     for place, target in enumerate(targets):
         image = target.image if isinstance(target, Similarity) else None
         if image is not None and image not in references:
             try:
-                read = _decoded(plan, image if isinstance(image, bytes) else image.numpy(), limits, drawn=False)
+                within = dataclasses.replace(limits, image_pixels=min(left, limits.image_pixels))
+                read = _decoded(plan, image if isinstance(image, bytes) else image.numpy(), within, drawn=False)
+                left -= math.prod(read.original_size)
             except WhylightError as error:
+                if error.reason == "IMAGE_TOO_LARGE" and left < limits.image_pixels:
+                    all_of_them = f"what is left of {REFERENCES * limits.image_pixels} for all references of an input"
+                    error = InvalidInput(
+                        f"{error.message}, {all_of_them}", reason=error.reason, field=error.violations[0].field
+                    )
                 raise _of_reference(error, f"input.targets[{place}].similarity") from None
             references[image] = dataclasses.replace(read, companions=checked)
     return dataclasses.replace(

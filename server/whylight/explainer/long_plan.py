@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from whylight.data_set import NO_DATA_SETS, DataSets
-from whylight.errors import InvalidInput, WhylightError
+from whylight.errors import InvalidInput, Unsupported, WhylightError
 from whylight.explainer.plan import method_failed, missing_needs, not_found, other_question
 from whylight.method import Inspection, Synthesis
 from whylight.options import PlainOptions, parse_options
@@ -75,7 +75,7 @@ def plan_synthesis(
         NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND.
         InvalidInput: OPTION_INVALID, OUTPUT_INVALID; no target, or not the pictures that the method takes
             (REQUEST_INVALID); a size, or artifacts of one picture together, beyond the limits (OUTPUT_TOO_LARGE).
-        Unsupported: METHOD_UNSUPPORTED: the model lacks something, or the method is no synthesis.
+        Unsupported: METHOD_UNSUPPORTED: the model lacks something or takes companions, or the method is no synthesis.
         MethodFailed: the plugin failed to say what the method costs.
     """
     model, offered = _found(models, methods, model_name, method_name)
@@ -83,6 +83,11 @@ def plan_synthesis(
     if not isinstance(method, Synthesis):
         raise other_question(offered, "a synthesis", "method.name")
     missing_needs(model, method, "method.name")
+    if model.companions:
+        raise Unsupported(
+            f"the model {model_name!r} takes {', '.join(model.companions)} besides pictures, and a synthesis has none",
+            field="model",
+        )
     if method.wants_target and not wanted.targeted:
         raise InvalidInput(f"the method {method_name!r} makes pictures of targets; name one", field="targets")
     _check_count(method, wanted.pictures)

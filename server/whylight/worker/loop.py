@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _LONG = (catalog_pb2.METHOD_KIND_SYNTHESIS, catalog_pb2.METHOD_KIND_INSPECTION)
 
 _ALIVE = 1.0
-"""Seconds between two signs of life of long work."""
+"""Seconds between two signs of life of long work, and of a batch whose pictures are still decoded."""
 
 News: TypeAlias = worker_pb2.ItemProgress | worker_pb2.ItemPreview
 Ended: TypeAlias = Sequence[tuple[int, Explained | WhylightError]]
@@ -279,6 +279,8 @@ class Loop:
         ready: list[tuple[int, Any, CancelToken]] = []
         for item, future, cancel in zip(job.batch.items, job.inputs, job.cancels, strict=True):
             try:
+                while not wait((future,), _ALIVE).done:
+                    self._say_alive()
                 ready.append((item.item_id, future.result(), cancel))
             except (Exception, SystemExit) as error:
                 self._deliver(item.item_id, typed_error(error, "decoding an input failed"), 0.0)
