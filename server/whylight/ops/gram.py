@@ -120,8 +120,9 @@ def _products(features: Tensor, scale: float) -> Tensor:
     # Few rows waste little below the diagonal, many are multiplied faster; chosen by measurement, by C alone.
     rows = min(128, max(32, channels // 8 // 32 * 32))
     if torch.get_num_threads() > 1:
-        # Every product waits for its slowest thread: on two busy cores, four of them took less than a hundredth of the time of 16
-        # at best, and of few positions, where writing is most of the work, one took a quarter of that of four.
+        # Every product waits for its slowest thread: at best, on two busy cores, four took less than a hundredth of the
+        # time of 16 (2048 x 49), and one, where few positions make writing most of the work, a quarter of that of four
+        # in the median.
         rows = -(-channels // 128) * 32 if flat.shape[2] >= 128 else channels
     for image, out in zip(flat, result, strict=True):
         for row in range(0, channels, rows):
