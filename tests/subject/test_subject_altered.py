@@ -227,3 +227,14 @@ def test_a_block_of_another_shape_is_refused(inputs):
     batch = batch_of(inputs, (whylight.ClassIndex(1),) * 2, (0, 1))
     with pytest.raises(ValueError, match="2 altered copies"):
         list(wrap_module(relu_net().double()).subject().altered_score_blocks(batch, 2, lambda block: inputs))
+
+
+def test_a_neuron_of_the_altered_layer_sees_what_is_there_now(inputs):
+    model = wrap_module(conv_gap_net().double(), input_size=(24, 32))
+    layer = model.layer("last-spatial").name
+    work = batch_of(inputs, [whylight.Neuron(layer, 1), whylight.Neuron(layer, 2)], (0, 1))
+    altered = list(model.subject().altered_layer_scores(work, layer, 2, lambda row, k, maps: maps * (k + 3)))
+    assert [row for row, _ in altered] == [0, 0, 1, 1]
+    found = torch.cat([values for _, values in altered]).view(2, 2)
+    scores = model.subject().scores(work)
+    torch.testing.assert_close(found, scores[:, None] * torch.tensor([3.0, 4.0], dtype=torch.float64))

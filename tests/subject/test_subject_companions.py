@@ -152,3 +152,29 @@ def test_what_is_no_companion_is_refused(settings, message):
 def test_a_module_that_does_not_take_it_is_refused_when_it_is_wrapped():
     with pytest.raises(InvalidInput, match="does not run"):
         wrap_module(nn.Sequential(nn.Conv2d(3, 4, 3)), input_size=(8, 8), companions={"words": WORDS})
+
+
+def test_latents_have_gradients_though_they_take_companions():
+    class Coded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.words, self.code = nn.Conv2d(3, 4, 3), nn.Embedding(10, 4), nn.Linear(4, 2)
+
+        def forward(self, image: Tensor, words: Tensor) -> dict[str, Tensor]:
+            code = self.code(self.conv(image).mean((2, 3)) + self.words(words).mean(1))
+            return {"code": code, "answer": code}
+
+    torch.manual_seed(0)
+    model = wrap_module(
+        Coded().double(), input_size=(8, 12), output="answer", latent="code", companions={"words": WORDS}
+    )
+    batch = whylight.Batch(
+        torch.randn(2, 3, 8, 12, dtype=torch.float64),
+        (whylight.Latent(0), whylight.Latent(1)),
+        (0, 1),
+        CancelToken(),
+        companions={"words": torch.tensor([[1, 2, 3], [4, 5, 6]])},
+    )
+    _, gradients = model.subject().layer_gradients(batch, "conv")
+    expected = model.module.code.weight[:, :, None, None].expand_as(gradients) / gradients[0, 0].numel()
+    torch.testing.assert_close(gradients, expected, **EXACT)

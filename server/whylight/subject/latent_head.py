@@ -22,8 +22,8 @@ def find_latent_jacobian(model: Model, layer: str, input: Tensor) -> Tensor | No
 
     `input` is any one, `[1, C, H, W]`: the graph between the layer and the latents may hold linear operators only.
     """
-    if model.latent_shape is None or len(model.latent_shape) != 1:
-        return None
+    if model.latent_shape is None or len(model.latent_shape) != 1 or model.companions:
+        return None  # With companions it depends on those of each input.
     with torch.enable_grad():
         ran = model.run(input, split=layer, latents=True)
         if ran.leaf is None or ran.latents is None or not ran.latents.requires_grad or not only_linear(ran.latents):

@@ -142,7 +142,10 @@ class Run:
             output = output.to(self._wide(output))
         if self._swap is not None and self._swaps(name):
             self._swapped = True
-            return self._swap[1](output.to(self._wide(output))).to(output.dtype)
+            swapped = self._swap[1](output.to(self._wide(output))).to(output.dtype)
+            if name not in self.watch:
+                return swapped
+            output = swapped  # What points into the layer sees what is there now.
         if name == self.split:
             self.leaf = output.detach().to(self._wide(output)).requires_grad_(True)
             self._versions.append((name, self.leaf, self.leaf._version))

@@ -366,7 +366,8 @@ class Subject:
             jacobian = self.model.latent_jacobian(layer, batch.inputs[:1])
             activations = self.activations(batch, layer)[layer]
             if jacobian is not None and jacobian.shape[1:] == activations.shape[1:]:
-                return activations, jacobian[torch.tensor([aim.index[0] for aim in aims], device=self.device)]
+                gradients = jacobian[torch.tensor([aim.index[0] for aim in aims], device=self.device)]
+                return self._as_maps(batch, layer, activations), self._as_maps(batch, layer, gradients)
         return None
 
     def _through_head(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor] | None:
