@@ -114,7 +114,7 @@ def references(scores: torch.Tensor, index: int, wanted: int | tuple[int, ...]) 
     classes = len(scores)
     if isinstance(wanted, int):
         nearest = (scores - scores[index]).abs().argsort(stable=True).tolist()
-        chosen = tuple(other for other in nearest if other != index)[:wanted]
+        chosen = tuple(other for other in nearest if other != index)[: max(wanted, 0)]
     else:
         chosen = wanted
     if not chosen or any(not 0 <= other < classes for other in chosen) or index in chosen:

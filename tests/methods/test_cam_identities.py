@@ -33,7 +33,7 @@ def test_finer_cam_is_linear_in_its_references():
     close(finer, one - 0.25 * (first + second))
 
 
-@pytest.mark.parametrize("wrong", [[1], [5], [-1], [], 0])
+@pytest.mark.parametrize("wrong", [[1], [5], [-1], [], 0, -1])
 def test_references_are_other_classes(wrong):
     with pytest.raises(whylight.InvalidInput, match="references must be other classes than 1"):
         run_method(FinerCAM, relu_net(), INPUTS[:1].float(), [1], {"references": wrong})
