@@ -191,9 +191,10 @@ def _calls(method: whylight.Method, drawn: Mapping[str, Any]) -> Iterator[str]:
     flags = "".join(f" -O {name}={json.dumps(value)}" for name, value in options.items())
     model = PATCHES if refused else str(drawn["model"])
     command = f"whylight explain cat.jpg{f' -m {model}' if refused else ''} -M {method.name} -t 281{flags} -o why.png"
-    given = f",\n    options={json.dumps(options)},\n" if options else ""
     beside = f", options={json.dumps(options)}" if options else ""
-    start = "\n    " if options else ""
+    arguments = [f'"{model}"', '"cat.jpg"', f'"{method.name}"', "target=281"]
+    # As ruff formats it: what is too long for a line has a line for each argument.
+    given = "".join(f"\n    {one}," for one in (*arguments, f"options={json.dumps(options)}")) + "\n"
     named = f', model="{model.partition(":")[2]}"' if refused else ""
     client = f"""\
 import whylight
@@ -204,7 +205,7 @@ print(explained.explanation.target_label, explained.explanation.checks)"""
     process = f"""\
 import whylight
 
-explained = whylight.explain({start}"{model}", "cat.jpg", "{method.name}", target=281{given})
+explained = whylight.explain({given if options else ", ".join(arguments)})
 print(explained.explanation.target_label, explained.explanation.checks)
 explained.explanation.save("why.png")"""
     yield f"<!-- example: shell -->\n```\n{command}\n```"

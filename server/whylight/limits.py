@@ -16,7 +16,8 @@ class Limits:
     """Upper bounds of one request, each checked before memory is set aside for what it bounds.
 
     `image_pixels` is width times height of a picture as its header gives it; `tensor_elements` the number of elements
-    of a tensor; `targets` of one input; `synthesis_pixels` width times height of a picture that is made; `options_bytes` the size of one method's options as they travel.
+    of a tensor; `targets` of one input; `synthesis_pixels` width times height of a picture that is made;
+    `options_bytes` the size of one method's options as they travel.
     """
 
     message_bytes: int = 64 * 2**20

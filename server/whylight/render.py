@@ -165,7 +165,6 @@ class _Sheet:
             return found
         return [tuple(_on_original(box, item) for box in boxes) for boxes, item in zip(found, self.inputs, strict=True)]
 
-
     def _masks(self, output: MaskOutput) -> list[npt.NDArray[np.uint8]]:
         """Find masks where `_boxes` finds boxes; on an original each cell fills the pixels that the model saw there."""
         rendered = _numpy(ops.cam_render(self.maps, self.size, self.scale).values)
