@@ -20,6 +20,13 @@ LEFT, RIGHT = WORDS.index("left"), WORDS.index("right")
 START, END = 10, 11
 CAPTION = (START, *(0,) * 2)
 
+FULLY_CONVOLUTIONAL = {
+    "name": "segmenter",
+    "source": "python:beyond_models:segmenter",
+    "output": "out",
+}
+DETECTOR = {"name": "detector", "source": "python:beyond_models:detector", "last_spatial": "backbone.body.layer4"}
+
 
 def pairs(count: int, *, held_out: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return pictures of two digits side by side, uint8 `[count, 16, 32, 3]`, and the digits `[count, 2]`."""

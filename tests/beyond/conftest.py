@@ -18,12 +18,6 @@ from whylight.models import ModelConfig, open_model
 from whylight.models.source import PythonSource
 from whylight.testing.server import RunningServer, running_server
 
-FULLY_CONVOLUTIONAL = {
-    "name": "segmenter",
-    "source": "python:beyond_models:segmenter",
-    "output": "out",
-}
-DETECTOR = {"name": "detector", "source": "python:beyond_models:detector", "last_spatial": "backbone.body.layer4"}
 ENCODER = {"name": "encoder", "source": "torchvision:resnet18", "weights": "random:0", "input_size": (64, 64)}
 
 
@@ -54,7 +48,7 @@ def captioner(trained) -> whylight.Model:
 @pytest.fixture(scope="session")
 def server(trained) -> Iterator[RunningServer]:
     """A server in a process of its own that serves all of them."""
-    models = [*(config(name, path) for name, path in trained.items()), FULLY_CONVOLUTIONAL, DETECTOR, ENCODER]
+    models = [*(config(name, path) for name, path in trained.items()), nets.FULLY_CONVOLUTIONAL, nets.DETECTOR, ENCODER]
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *([before] if before else [])])
     try:

@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 import torch
 import torch.nn.functional as F
-from conftest import DETECTOR, FULLY_CONVOLUTIONAL
+from beyond_models import DETECTOR, FULLY_CONVOLUTIONAL
 from PIL import Image
 
 import whylight
