@@ -124,6 +124,29 @@ def test_a_network_that_mixes_its_batch_is_found_out():
     assert not wrap_module(Mixing(), input_size=(16, 16)).batch_invariant
 
 
+class CountingBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * len(gradient)
+
+
+def test_a_model_whose_gradients_at_the_input_depend_on_the_batch_is_told_apart():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 3)
+            self.last = nn.Conv2d(4, 4, 3)
+
+        def forward(self, inputs):
+            return self.last(CountingBackward.apply(self.stem(inputs))).mean((2, 3))
+
+    assert not wrap_module(Counting(), input_size=(16, 16)).batch_invariant
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 4, 6), (1, 8, 4, 1), (3, 8, 1, 6)])
 @pytest.mark.parametrize("activation", [False, True])
 def test_batch_normalisation_has_its_gradient_however_tensors_lie(shape, activation):

@@ -158,7 +158,8 @@ class Model:
     def batch_invariant(self) -> bool:
         """Whether an input gets the same bits alone and in batches of 2, 3 and 8, as measured when first asked for.
 
-        Measured are the output and, where there is a last spatial layer, activations and gradients there.
+        Measured are the output, gradients at the input and, where there is a last spatial layer, activations and
+        gradients there.
         """
         from whylight.models.probe import is_batch_invariant
 

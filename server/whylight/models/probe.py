@@ -46,19 +46,27 @@ def is_batch_invariant(model: Model) -> bool:
 
 
 def _answers(model: Model, inputs: Tensor, first: int) -> list[Tensor]:
-    """Return outputs, activations and gradients; row r is asked for output 7 (first + r)."""
+    """Return outputs, activations and gradients at the last layer and at the input; see `_gradients` for of what."""
     layer = model.last_spatial
     companions = example_companions(model.companions, len(inputs), model.dtype, model.device)
-    if layer is None:
-        with torch.no_grad():
-            return [model.run(inputs, companions).output]
     with torch.enable_grad():
-        ran = model.run(inputs, companions, split=layer)
-        if ran.leaf is None or not ran.output.requires_grad:
-            return [ran.output.detach()]
-        cotangents = torch.zeros_like(ran.output)
-        flat = cotangents.flatten(1)
-        for row in range(len(inputs)):
-            flat[row, (7 * (first + row)) % flat.shape[1]] = 1
-        (gradients,) = torch.autograd.grad(ran.output, ran.leaf, cotangents)
-    return [ran.output.detach(), ran.leaf.detach(), gradients]
+        leaf = inputs.clone().requires_grad_(True)
+        whole = model.run(leaf, companions).output
+        answers = [whole.detach()]
+        if whole.requires_grad:
+            answers.append(_gradients(whole, leaf, first))
+        if layer is not None:
+            ran = model.run(inputs, companions, split=layer)
+            if ran.leaf is not None and ran.output.requires_grad:
+                answers += [ran.leaf.detach(), _gradients(ran.output, ran.leaf, first)]
+    return answers
+
+
+def _gradients(output: Tensor, leaf: Tensor, first: int) -> Tensor:
+    """Return the gradients at `leaf`; row r is asked for output 7 (first + r)."""
+    cotangents = torch.zeros_like(output)
+    flat = cotangents.flatten(1)
+    for row in range(len(output)):
+        flat[row, (7 * (first + row)) % flat.shape[1]] = 1
+    (gradients,) = torch.autograd.grad(output, leaf, cotangents)
+    return gradients
