@@ -30,8 +30,8 @@ def model():
         (LIME, SUPERPIXELS, False),
         (KernelSHAP, SUPERPIXELS, False),
         (IntegratedGradients, {"steps": 5}, True),
-        (SmoothGrad, {"samples": 4}, False),
-        (VarGrad, {"samples": 4, "base": "integrated-gradients", "steps": 3}, False),
+        (SmoothGrad, {"samples": 4}, True),
+        (VarGrad, {"samples": 4, "base": "integrated-gradients", "steps": 3}, True),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
