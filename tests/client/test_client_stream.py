@@ -251,7 +251,8 @@ async def test_every_progress_reaches_a_caller_who_has_time(any_client, server):
     assert heard == sorted(heard)
 
 
-async def test_what_waits_for_a_slow_caller_is_the_newest_of_each_image(any_client, server):
+async def test_a_slow_caller_hears_of_each_image_forward_only_and_in_the_end_its_answer(any_client, server):
+    """How much of the progress is left out depends on when it arrives; tests/engine/test_latest.py is about what is."""
     server.reports = 500
     first, rest = asyncio.Event(), []
     requests = [Request(b"x", id="first"), Request(b"x", id="second", on_progress=lambda news: rest.append(news.done))]
@@ -264,7 +265,7 @@ async def test_what_waits_for_a_slow_caller_is_the_newest_of_each_image(any_clie
                 await asyncio.to_thread(server.answered.acquire)
                 first.set()
     assert first.is_set()
-    assert len(rest) <= 2
+    assert rest == sorted(set(rest))
 
 
 async def test_many_images_are_told_apart_in_their_progress(any_client, server):

@@ -113,6 +113,7 @@ async def test_the_server_tells_about_itself(served: Served):
         outputs=16,
         options_bytes=64 * 2**10,
         methods=16,
+        synthesis_pixels=4 * 2**20,
     )
     assert info.start_time.seconds > 0
 

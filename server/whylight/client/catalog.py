@@ -200,6 +200,7 @@ def server_info_from_proto(message: pb.GetServerInfoResponse) -> ServerInfo:
             limits.outputs,
             limits.options_bytes,
             limits.methods,
+            limits.synthesis_pixels,
         ),
     )
 

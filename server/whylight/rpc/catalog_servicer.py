@@ -106,6 +106,7 @@ class CatalogServicer(catalog_pb2_grpc.CatalogServiceServicer):
                 outputs=limits.outputs,
                 options_bytes=limits.options_bytes,
                 methods=limits.methods,
+                synthesis_pixels=limits.synthesis_pixels,
             ),
         )
 
