@@ -86,7 +86,8 @@ class DataSet:
             return None
         try:
             return fit_picture(transform, "", decode_image(self._read(file), self._limits), "").pixels
-        except (WhylightError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        except (WhylightError, OSError, zipfile.BadZipFile, RuntimeError) as error:
+            # zipfile says RuntimeError of what is encrypted, or packed in a way that it does not know.
             if isinstance(error, WhylightError) and error.reason == "INPUT_UNSUPPORTED":
                 raise  # the model takes no pictures at all
             return None
