@@ -116,7 +116,7 @@ def test_the_tutorial_from_top_to_bottom(server, tmp_path):
 
 
 def test_a_server_is_by_default_where_the_pages_look_for_it():
-    from whylight.settings import ServerSettings
+    from whylight.settings.server import ServerSettings
 
     settings = ServerSettings()
     assert f"{settings.host}:{settings.port}" == ADDRESS

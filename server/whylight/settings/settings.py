@@ -1,0 +1,88 @@
+"""Everything an operator can set, and what fits together; reads nothing and starts nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from whylight.models.config import ModelConfig
+from whylight.settings.batching import BatchingSettings, QueueSettings
+from whylight.settings.limits import LimitSettings
+from whylight.settings.plugins import PluginSettings
+from whylight.settings.server import ServerSettings
+from whylight.settings.worker import WorkerSettings
+
+PREFIX = "WHYLIGHT_"
+DELIMITER = "__"
+
+DEFAULT_MODEL = ModelConfig(name="efficientnet-lite0", source="demo:efficientnet-lite0")
+"""What a server serves when it is told nothing."""
+
+
+class Settings(BaseSettings):
+    """All settings of a server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True)
+
+    server: ServerSettings = Field(default_factory=ServerSettings, description="How clients reach the server.")
+    models: list[ModelConfig] = Field(
+        [DEFAULT_MODEL], min_length=1, description="Models to serve: a [[models]] table for each."
+    )
+    default_model: str = Field(
+        "", description="Name of the model of requests that name none. Empty means the first of models."
+    )
+    data_sets: dict[str, str] = Field(
+        {},
+        description="Folders and zip archives of pictures that methods may look at, by name; labels are the names "
+        "of the folders that pictures are in. Requests name a data set, never a path.",
+    )
+    cache_folder: str = Field(
+        "",
+        description="Folder for what methods find out about data sets, so that they do so once. Empty: keep nothing.",
+    )
+    plugins: PluginSettings = Field(default_factory=PluginSettings, description="Which plugins are used.")
+    batching: BatchingSettings = Field(default_factory=BatchingSettings, description="When items are put together.")
+    queue: QueueSettings = Field(default_factory=QueueSettings, description="How much work may wait.")
+    limits: LimitSettings = Field(default_factory=LimitSettings, description="What one request may hold.")
+    worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The processes that do the work.")
+
+    @property
+    def default_model_name(self) -> str:
+        """Name of the model that an empty name means."""
+        return self.default_model or self.models[0].name
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        problems = list(_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _problems(settings: Settings) -> Iterator[str]:
+    names = Counter(model.name for model in settings.models)
+    yield from (f"models: {count} models have the name {name!r}" for name, count in names.items() if count > 1)
+    if settings.default_model and settings.default_model not in names:
+        yield f"default_model: {settings.default_model!r} is not among the models: {', '.join(names)}"
+    both = set(settings.plugins.only or ()) & set(settings.plugins.block)
+    if both:
+        yield f"plugins: {', '.join(sorted(both))} cannot be both in only and in block"
+    for low, high, why in (
+        ("batching.max_batch", "queue.items", "a full batch must fit the queue"),
+        ("batching.max_batch_cost", "queue.cost", "a full batch must fit the queue"),
+        ("limits.inputs", "queue.items", "the largest request must fit the queue"),
+        ("limits.message_bytes", "queue.bytes", "the largest request must fit the queue"),
+        ("batching.max_batch_bytes", "queue.bytes", "a full batch must fit the queue"),
+        ("worker.restart_backoff_seconds", "worker.restart_backoff_max_seconds", "the wait only grows"),
+    ):
+        if _value(settings, low) > _value(settings, high):
+            yield f"{low} ({_value(settings, low)}) is above {high} ({_value(settings, high)}): {why}"
+
+
+def _value(settings: Settings, name: str) -> float:
+    section, _, field = name.partition(".")
+    value: float = getattr(getattr(settings, section), field)
+    return value

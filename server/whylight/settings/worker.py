@@ -1,0 +1,38 @@
+"""[worker]: the processes that own the models; starts none."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from whylight.settings.section import Positive, Section
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError("no device; write auto, cpu, cuda or cuda:0")
+    return name
+
+
+class WorkerSettings(Section):
+    """The processes that own the models and run the plugins, one for each device."""
+
+    devices: list[Annotated[str, AfterValidator(_device)]] = Field(
+        ["auto"],
+        min_length=1,
+        description='Device of each worker, such as ["cuda:0", "cuda:1"]. '
+        '"auto" is the first GPU, or the CPU where there is none.',
+    )
+    threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 means one per core.")
+    decode_threads: Positive = Field(2, description="Threads of a worker that decode pictures.")
+    start_timeout_seconds: float = Field(
+        600.0, gt=0, allow_inf_nan=False, description="How long a worker may take to load its models."
+    )
+    restart_backoff_seconds: float = Field(
+        0.5, gt=0, le=3600, description="How long to wait before a lost worker is started again."
+    )
+    restart_backoff_max_seconds: float = Field(
+        30.0, gt=0, le=3600, description="How long to wait at most; the wait doubles with every failure in a row."
+    )
