@@ -4,6 +4,19 @@ from whylight.engine.bounds import Bounds
 from whylight.engine.engine import Engine, State
 from whylight.engine.local_pool import LocalPool
 from whylight.engine.pool import WorkerPool
+from whylight.engine.reports import BatchReport, ItemReport
+from whylight.engine.scheduler import CloseReason
 from whylight.engine.work import Watch, Work
 
-__all__ = ["Bounds", "Engine", "LocalPool", "State", "Watch", "Work", "WorkerPool"]
+__all__ = [
+    "BatchReport",
+    "Bounds",
+    "CloseReason",
+    "Engine",
+    "ItemReport",
+    "LocalPool",
+    "State",
+    "Watch",
+    "Work",
+    "WorkerPool",
+]

@@ -9,45 +9,21 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, Timer
 from whylight.engine.deadlines import Deadlines
 from whylight.engine.item import Item
 from whylight.engine.pool import WorkerPool
+from whylight.engine.reports import BatchReport, ItemReport, batch_report, item_report, tell
 from whylight.engine.roster import Flight, Roster
-from whylight.engine.scheduler import CloseReason, FormedBatch, Scheduler
-from whylight.errors import DeadlineExceeded, InternalError, WhylightError
+from whylight.engine.scheduler import FormedBatch, Scheduler
+from whylight.errors import Cancelled, DeadlineExceeded, InternalError, WhylightError
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
 from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
-
-AnyNews = TypeVar("AnyNews")
-
-
-@dataclass(frozen=True)
-class BatchReport:
-    """What became of a batch, for whoever measures. Times in seconds; `queue_times` has one for each item."""
-
-    model: str
-    methods: tuple[str, ...]
-    cost: float
-    reason: CloseReason
-    queue_times: tuple[float, ...]
-    busy_time: float
-
-
-def tell(listeners: Iterable[Callable[[AnyNews], None]], news: AnyNews) -> None:
-    """Call every listener; one that raises keeps the news neither from the others nor from the work that goes on."""
-    for listener in listeners:
-        try:
-            listener(news)
-        except Exception:
-            _log.exception("a listener failed")
 
 
 class Dispatcher:
@@ -67,6 +43,7 @@ class Dispatcher:
         self.idle = asyncio.Event()
         self.idle.set()
         self.batch_listeners: list[Callable[[BatchReport], None]] = []
+        self.end_listeners: list[Callable[[ItemReport], None]] = []
         self._live: dict[int, Item] = {}
         self._flying = Deadlines()  # of the items at workers; the scheduler has those that wait
         self._batch_ids = itertools.count(1)
@@ -93,8 +70,13 @@ class Dispatcher:
         """
         for scheduler, of_long in ((self.scheduler, False), (self.long, True)):
             tickets = [item.ticket for item in items if item.plan.long is of_long]
-            if tickets:  # the items of a call have one plan, so that all go to the same
+            if not tickets:  # the items of a call have one plan, so that all go to the same
+                continue
+            try:
                 scheduler.admit(tickets, self._clock.now())
+            except WhylightError as error:
+                self._report_ends(items, error)
+                raise
         self._live.update((item.ticket.id, item) for item in items)
         if items:
             self.idle.clear()
@@ -107,7 +89,7 @@ class Dispatcher:
             self.scheduler.cancel(ids)
             self.long.cancel(ids)
             self._recall(ids)
-            self._end(ids, lambda: InternalError("nobody waits for this"))
+            self._end(ids, lambda: Cancelled("nobody waits for this"))
 
     def abandon(self, error: Callable[[], WhylightError], *, waiting_only: bool = False) -> None:
         """End every item, or every item that waits, with an error."""
@@ -146,7 +128,8 @@ class Dispatcher:
         before = item.flight.sent - item.arrived
         for explanation in result.result.explained.explanations:
             at_worker = duration_to_seconds(explanation.execution.queue_time)
-            explanation.execution.queue_time.CopyFrom(seconds_to_duration(before + at_worker))
+            item.waited = before + at_worker
+            explanation.execution.queue_time.CopyFrom(seconds_to_duration(item.waited))
         room = item.room
         if room is None or room.take(result.result):
             self._end([result.item_id], lambda: result.result)
@@ -177,10 +160,7 @@ class Dispatcher:
         if forgotten:
             _log.error("worker %d gave no result for %d items of batch %d", worker, len(forgotten), flight.id)
             self._end(forgotten, lambda: InternalError("the server lost the result"))
-        report = BatchReport(
-            flight.model, flight.methods, flight.formed.cost, flight.formed.reason, flight.queue_times, busy
-        )
-        tell(self.batch_listeners, report)
+        tell(self.batch_listeners, batch_report(flight, busy, self._clock.now()))
         self.pump()
 
     def pump(self) -> None:
@@ -209,8 +189,17 @@ class Dispatcher:
         spec = items[0].plan.spec
         queue_times = tuple(now - item.arrived for item in items)
         methods = tuple(method.name for method in spec.methods)
-        long = items[0].plan.long
-        flight = Flight(next(self._batch_ids), worker, formed, now, spec.model, methods, queue_times, long=long)
+        flight = Flight(
+            next(self._batch_ids),
+            worker,
+            formed,
+            now,
+            spec.model,
+            methods,
+            queue_times,
+            long=items[0].plan.long,
+            traces=tuple(dict.fromkeys(item.trace for item in items if item.trace is not None)),
+        )
         batch = worker_pb2.Batch(batch_id=flight.id, spec=spec)
         for item in items:
             item.flight = flight
@@ -243,9 +232,17 @@ class Dispatcher:
             item = self._live.pop(id, None)
             if item is not None:
                 self._flying.discard(id)
-                item.end(outcome())
+                item_outcome = outcome()
+                item.end(item_outcome)
+                self._report_ends((item,), item_outcome)
         if not self._live:
             self.idle.set()
+
+    def _report_ends(self, items: Iterable[Item], outcome: v1.InputResult | WhylightError) -> None:
+        if self.end_listeners:
+            now = self._clock.now()
+            for item in items:
+                tell(self.end_listeners, item_report(item, outcome, now))
 
     def _set_timer(self, now: float, due: float) -> None:
         if self._timer:

@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, LoopClock
-from whylight.engine.dispatch import BatchReport, Dispatcher, tell
+from whylight.engine.dispatch import Dispatcher
 from whylight.engine.frames import FRAME_BYTES
 from whylight.engine.item import Item
 from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
+from whylight.engine.reports import BatchReport, ItemReport, tell
 from whylight.engine.scheduler import Ticket
 from whylight.engine.work import Work, evaluations, signature
 from whylight.errors import DeadlineExceeded, InvalidInput, Unavailable, WhylightError
@@ -102,6 +103,10 @@ class Engine:
     def on_batch(self, listener: Callable[[BatchReport], None]) -> None:
         """Call `listener` with every batch that is done, from the event loop."""
         self._dispatcher.batch_listeners.append(listener)
+
+    def on_end(self, listener: Callable[[ItemReport], None]) -> None:
+        """Call `listener` with the end of every item, from the event loop, at once; it must not block."""
+        self._dispatcher.end_listeners.append(listener)
 
     async def start(self) -> None:
         """Start the workers and return when all are up; work is taken as soon as the first one is.
@@ -255,6 +260,7 @@ class Engine:
             index,
             work.pictures,
             work.preview_interval,
+            work.trace,
         )
 
     def _model(self, name: str) -> catalog_pb2.Model | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from whylight.engine.plan import Plan
@@ -20,7 +20,8 @@ class Item:
 
     `seeds` has one for each method, or none at all; `arrived` is when its call came, in seconds; `room` what the
     results of its call have to fit in; `watch` who is told of its progress, as that of input `index`; `pictures`
-    and `preview_interval` belong to long work; `flight` is the batch that carries it, None while it waits.
+    and `preview_interval` belong to long work; `flight` is the batch that carries it, None while it waits; `waited` how
+    long it did, as far as its worker told, in seconds; `trace` is what its call gave for the reports.
     """
 
     ticket: Ticket
@@ -34,9 +35,13 @@ class Item:
     index: int = 0
     pictures: Sequence[v1.Input] = ()
     preview_interval: int = 0
+    trace: Hashable = None
     flight: Flight | None = None
+    waited: float = 0.0
 
     def end(self, outcome: v1.InputResult | WhylightError) -> None:
         """Give the caller its outcome; nothing happens when it has one, or went away."""
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+            if self.watch is not None and self.watch.end is not None:
+                self.watch.end(self.index, outcome)

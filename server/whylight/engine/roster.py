@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from whylight.engine.scheduler import FormedBatch
@@ -20,7 +21,10 @@ at once, it would be a batch of the one or two items that came first, and all ot
 
 @dataclass
 class Flight:
-    """A batch at a worker. Times in seconds; it starts when those before it are done, long work at once."""
+    """A batch at a worker. Times in seconds; it starts when those before it are done, long work at once.
+
+    `queue_times` has one for each item, `traces` one for each call that gave one.
+    """
 
     id: int
     worker: int
@@ -31,6 +35,7 @@ class Flight:
     queue_times: tuple[float, ...] = ()
     started: float | None = None
     long: bool = False
+    traces: tuple[Hashable, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,16 @@ class CloseReason(enum.Enum):
 
 @dataclass(frozen=True)
 class FormedBatch:
-    """Items of one queue, oldest first, that go to a worker together."""
+    """Items of one queue, oldest first, that go to a worker together.
+
+    `fill` is the share of the bound that they came nearest to, of items, cost or bytes, at most 1.
+    """
 
     queue: Hashable
     tickets: tuple[Ticket, ...]
     cost: float
     reason: CloseReason
+    fill: float = 1.0
 
 
 @dataclass
@@ -155,7 +159,7 @@ class Scheduler:
         self._running += 1
         for ticket in taken:
             self._remove(ticket.id)
-        return FormedBatch(key, tuple(taken), cost, self._reason(full))
+        return FormedBatch(key, tuple(taken), cost, self._reason(full), self._fill(taken, cost))
 
     def finished(self, cost: float, busy: float) -> None:
         """Count a batch as done that a worker was busy with for `busy` seconds."""
@@ -247,6 +251,12 @@ class Scheduler:
                 break
             taken.append(ticket)
         return taken
+
+    def _fill(self, taken: Sequence[Ticket], cost: float) -> float:
+        bounds = self._bounds
+        size = sum(ticket.size for ticket in taken)
+        shares = len(taken) / bounds.max_batch_items, cost / bounds.max_batch_cost, size / bounds.max_batch_bytes
+        return min(max(shares), 1.0)
 
     def _reason(self, full: bool) -> CloseReason:
         if full:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from whylight.errors import InvalidInput
+from whylight.errors import InvalidInput, WhylightError
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
@@ -45,12 +45,14 @@ class Watch:
 
     `spec` goes to the worker with every input. `tell` is called from the event loop with the index of an input and what
     the worker says of it, never after that input's end; it must not block. What is told is for caller and worker to
-    understand: the engine only carries it. `show` is given the previews of a synthesis in the same way.
+    understand: the engine only carries it. `show` is given the previews of a synthesis in the same way, and `end` what
+    came of an input as soon as it has ended, whatever the others of its call do.
     """
 
     spec: v1.ProgressSpec
     tell: Callable[[int, worker_pb2.ItemProgress], None]
     show: Callable[[int, worker_pb2.ItemPreview], None] | None = None
+    end: Callable[[int, v1.InputResult | WhylightError], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class Work:
     it is None, or there are none, the engine draws one for each input if the method is stochastic. `deadline` is
     absolute, on the clock of the running loop (``loop.time()``). The call fails as soon as its results outgrow `room`:
     what does not fit is neither kept nor made. `watch` is told of progress. Each input of long work is given all of
-    `pictures`, and shows what there is of it at every `preview_interval`-th step.
+    `pictures`, and shows what there is of it at every `preview_interval`-th step. `trace` is for whoever measures, such
+    as the context of a span: the engine gives it back in the reports of what the call was part of.
     """
 
     spec: worker_pb2.PlanSpec
@@ -74,6 +77,7 @@ class Work:
     watch: Watch | None = None
     pictures: Sequence[v1.Input] = ()
     preview_interval: int = 0
+    trace: Hashable = None
 
 
 def signature(item: v1.Input) -> str:
