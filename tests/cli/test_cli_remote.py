@@ -316,3 +316,17 @@ def test_on_a_terminal_one_picture_that_finds_no_room_is_tried_again(whylight_co
     done = whylight_command("explain", picture, "--server", server.address)
     assert done.code == 0
     assert "class 0" in done.out
+
+
+def test_health_is_an_exit_code(whylight_command, server):
+    done = whylight_command("health", "--server", server.address, "--wait", 20)
+    assert (done.code, done.out) == (0, "serving\n")
+
+
+def test_a_server_that_does_not_serve_or_is_not_there_is_not_healthy(whylight_command, server):
+    server.serving(False)
+    service = "whylight.v1.ExplanationService"
+    done = whylight_command("health", "--server", server.address, "--service", service, "--wait", 0.2)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"not serving: {server.address} did not say within 0.2 s")
+    assert whylight_command("health", "--server", "127.0.0.1:1", "--wait", 0.2).code == 1

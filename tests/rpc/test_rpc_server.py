@@ -45,6 +45,12 @@ async def test_a_server_is_not_serving_before_its_models_are_loaded(served: Serv
     assert (await health(served).Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
 
 
+async def test_a_server_lives_while_it_loads_and_while_it_drains(served: Served):
+    for state in (State.STARTING, State.UNAVAILABLE, State.DRAINING):
+        served.set_state(state)
+        assert (await health(served).Check(health_pb2.HealthCheckRequest(service="liveness"))).status == SERVING
+
+
 async def test_a_watcher_that_leaves_takes_nothing_from_the_others(served: Served):
     first = health(served).Watch(health_pb2.HealthCheckRequest())
     second = health(served).Watch(health_pb2.HealthCheckRequest())

@@ -12,7 +12,19 @@ import click
 
 import whylight
 
-COMMANDS = ("bench", "compare", "doctor", "explain", "inspect", "methods", "models", "plugins", "serve", "synthesize")
+COMMANDS = (
+    "bench",
+    "compare",
+    "doctor",
+    "explain",
+    "health",
+    "inspect",
+    "methods",
+    "models",
+    "plugins",
+    "serve",
+    "synthesize",
+)
 
 
 class Commands(click.Group):

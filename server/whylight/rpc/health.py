@@ -15,6 +15,9 @@ from whylight.errors import NotFound
 from whylight.rpc.admission import draining_error
 from whylight.rpc.context import Context
 
+LIVENESS = "liveness"
+"""A name that serves for as long as the process answers, loading and draining too: what a supervisor restarts it by."""
+
 SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 
@@ -22,7 +25,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
     """Tells whether the named services can answer. The empty name is the server as a whole."""
 
     def __init__(self, *services: str) -> None:
-        self._services = frozenset({"", *services})
+        self._services = frozenset({"", LIVENESS, *services})
         self._serving = False
         self._draining = False
         self._ended = False
@@ -71,4 +74,5 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
     def _status(self, service: str) -> health_pb2.HealthCheckResponse.ServingStatus:
         if service not in self._services:
             return health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        return health_pb2.HealthCheckResponse.SERVING if self._serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        serving = self._serving or service == LIVENESS
+        return health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
