@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import whylight
-from whylight.client import SynthesisPreview, SynthesisProgress, SynthesisResult
+from whylight.client import SynthesisFailure, SynthesisPreview, SynthesisProgress, SynthesisResult
 from whylight.errors import DeadlineExceeded, InvalidInput, MethodFailed, Unavailable, Unsupported, WhylightError
 from whylight.testing.server import RunningServer, running_server
 
@@ -113,6 +113,36 @@ def test_progress_and_previews_come_as_the_steps_are_made_and_results_last(clien
     assert why.target == whylight.ClassIndex(2)
     assert len(rest[1].predictions) == 5
     assert rest[1].predictions[0].score >= why.target_score
+
+
+def test_a_result_comes_as_soon_as_its_target_has_ended(client: whylight.Client, gate: Gate):
+    events = client.synthesize("brightening", [1, 2], options={"folder": gate.folder, "memory": 1}, seed=3)
+    told = []
+    for _ in range(4):  # the steps of the first alone: two are too many for the memory
+        gate.let()
+    while not isinstance(told[-1] if told else None, SynthesisResult):
+        told.append(next(events))
+    assert {one.target_index for one in told if not isinstance(one, SynthesisProgress)} == {0}
+    assert gate.seen(6) == "ssssZs"
+    for _ in range(4):
+        gate.let()
+    rest = list(events)
+    assert [one.target_index for one in rest if isinstance(one, SynthesisResult)] == [1]
+    assert {one.target_index for one in rest} == {1}
+
+
+def test_a_failure_waits_until_another_target_succeeds(client: whylight.Client):
+    """For where all fail, the call fails, and nothing is told of any before."""
+    options = {"fail_at": 2, "fail_class": 2}
+    events = client.synthesize("brightening", [2, 1, 2], options=options, seed=1)
+    ended = [one for one in events if not isinstance(one, SynthesisProgress)]
+    assert [one.target_index for one in ended] == [0, 1, 2]
+    assert [type(one) for one in ended] == [SynthesisFailure, SynthesisResult, SynthesisFailure]
+    told = []
+    events = client.synthesize("brightening", [2, 2], options=options, seed=1)
+    with pytest.raises(MethodFailed):
+        told.extend(events)
+    assert {type(one) for one in told} == {SynthesisProgress}
 
 
 def test_a_batch_has_the_bits_of_its_singles_whatever_is_asked_of_them(client: whylight.Client):

@@ -112,6 +112,7 @@ def synthesise(task: LongTask, place: Place) -> Made:
                 preview_interval=task.preview_interval,
             ):
                 take(result)
+    made.outcomes.sort(key=lambda outcome: outcome.target_index)
     return made
 
 

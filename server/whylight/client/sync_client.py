@@ -225,7 +225,7 @@ class Client(BaseClient):
             deadline: seconds that the call may take; None means for ever.
 
         Yields:
-            `SynthesisProgress` and `SynthesisPreview`, and in the end, in the order of the targets, `SynthesisResult`
+            `SynthesisProgress` and `SynthesisPreview`, and for each target, as soon as it has ended, `SynthesisResult`
             or, where others have a result, `SynthesisFailure`.
 
         Raises:

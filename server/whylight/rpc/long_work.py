@@ -20,10 +20,10 @@ from whylight.worker.v1 import worker_pb2
 PREVIEW_BYTES = 32 * 2**20
 """About how many bytes of previews may wait for the reader of one call; it misses those above it."""
 
-_Event: TypeAlias = "tuple[int, worker_pb2.ItemPreview] | int | None"
-"""A preview of a target, a target of which there is progress, or the end."""
+_Event: TypeAlias = "tuple[int, worker_pb2.ItemPreview | v1.InputResult] | int | None"
+"""A preview or the end of a target, a target of which there is progress, or the end of everything."""
 
-_News: TypeAlias = "tuple[int, worker_pb2.ItemProgress | worker_pb2.ItemPreview]"
+_News: TypeAlias = "tuple[int, worker_pb2.ItemProgress | worker_pb2.ItemPreview | v1.InputResult]"
 
 
 class LongWork:
@@ -38,15 +38,27 @@ class LongWork:
     async def synthesize(
         self, request: v1.SynthesizeRequest, deadline: float | None
     ) -> AsyncGenerator[v1.SynthesizeResponse, None]:
-        """Yield the events of a synthesis. Whoever closes the generator early takes the work back.
+        """Yield the events of a synthesis, each target's result as soon as it has ended.
+
+        The failure of a target waits until another one succeeds: where all fail, the call does. Whoever closes the
+        generator early takes the work back.
 
         Raises:
             WhylightError: nothing of it could be made.
         """
         call = _Call(self._backend, check_synthesis(request, self._limits, self._default_model), self._response_bytes)
+        withheld: dict[int, v1.InputResult] = {}
+        told: set[int] = set()
         async with call.begun(deadline) as events:
             async for index, news in events:
-                if isinstance(news, worker_pb2.ItemPreview):
+                if isinstance(news, v1.InputResult):
+                    withheld[index] = news
+                    if told or not news.HasField("error"):
+                        for place, answer in withheld.items():
+                            yield v1.SynthesizeResponse(result=self._result(call, place, answer))
+                        told.update(withheld)
+                        withheld.clear()
+                elif isinstance(news, worker_pb2.ItemPreview):
                     preview = v1.SynthesisPreview(target_index=index, step=news.step, picture=news.picture)
                     yield v1.SynthesizeResponse(preview=preview)
                 else:
@@ -55,7 +67,8 @@ class LongWork:
                     )
                     yield v1.SynthesizeResponse(progress=progress)
             for index, answer in enumerate(call.results()):
-                yield v1.SynthesizeResponse(result=self._result(call, index, answer))
+                if index not in told:
+                    yield v1.SynthesizeResponse(result=self._result(call, index, answer))
 
     async def inspect(
         self, request: v1.InspectRequest, deadline: float | None
@@ -102,6 +115,7 @@ class _Call:
         self._events: asyncio.Queue[_Event] = asyncio.Queue()
         self._newest: Latest[int, worker_pb2.ItemProgress] = Latest()
         self._preview_bytes = 0
+        self._room = AnswerRoom(response_bytes)
         self._work: asyncio.Task[list[v1.InputResult]] | None = None
         self._deadline: float | None = None
 
@@ -112,14 +126,13 @@ class _Call:
 
     async def __aenter__(self) -> AsyncGenerator[_News, None]:
         checked = self._checked
-        watch = Watch(checked.progress, self._tell, self._show)
-        room = AnswerRoom(self._response_bytes)
+        watch = Watch(checked.progress, self._tell, self._show, self._end)
         work = Work(
             checked.spec,
             checked.inputs,
             (checked.seed,),
             self._deadline,
-            room,
+            self._room,
             watch,
             checked.pictures,
             checked.preview_interval,
@@ -158,7 +171,8 @@ class _Call:
                     yield event, news
             else:
                 yield event
-                self._preview_bytes -= event[1].ByteSize()
+                if isinstance(event[1], worker_pb2.ItemPreview):
+                    self._preview_bytes -= event[1].ByteSize()
 
     def _tell(self, index: int, progress: worker_pb2.ItemProgress) -> None:
         if self._newest.put(index, progress):
@@ -169,3 +183,10 @@ class _Call:
         if size <= self._response_bytes and self._preview_bytes + size <= max(PREVIEW_BYTES, size):
             self._preview_bytes += size
             self._events.put_nowait((index, preview))
+
+    def _end(self, index: int, outcome: v1.InputResult | WhylightError) -> None:
+        if self._room.full:  # the call fails as a whole, and what was not begun of it is taken back
+            return
+        if isinstance(outcome, WhylightError):
+            outcome = v1.InputResult(error=error_to_proto(outcome))
+        self._events.put_nowait((index, outcome))
