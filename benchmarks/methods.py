@@ -4,10 +4,12 @@ Same weights, same inputs, same samples; ours through the explainer, from tensor
 checks, the peers from tensor to their own maps. All contestants of a case take turns, so that what else the machine
 does hits all alike; beside them runs the plain work, a pass of the served module with as many rows as share one,
 forward, or there and back to the input. It says which part of our time is the network's, and how fast a library could
-be at most.
+be at most. Ratios are medians over turns, by the wall's clock and by processor time: on a machine that others use too
+the second is the one to read, and where both are far apart someone else had the machine.
 
-The goals are those of issue 4: the fastest peer takes at least as long as ours, or three times as long; the peak of
-memory is below that peer's. ``--json FILE`` keeps the rows.
+The peak of memory is that of each contestant in a fresh process. The goals are those of issue 4: the fastest peer takes
+at least as long as ours, or three times as long; the peak of memory is below that of every peer. ``--json FILE`` is
+written after each case, and ``--resume`` goes on where a run of the same command was broken off.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ import numpy as np
 import torch
 from environment import describe
 from grad_cam import resident_peak, waited_for
-from interleaved import interleaved, median_ratio
+from interleaved import both_clocks, in_turns, median_ratio
 from method_cases import Case, Peer, cases
 from method_peers import CLASS, ROWS_PER_PASS, Call, Task
 from method_table import HEADER, cells, goal_lines
@@ -146,24 +148,29 @@ def measure(
     timed = calls | {PLAIN: pass_}
     if device != "cpu":
         timed = {name: waited_for(run) for name, run in timed.items()}
-    times = interleaved(timed, seconds, least=3, warm_up=1)
-    ratios = {peer.library: median_ratio(times, peer.library, OURS) for peer in case.peers}
-    fastest = min(ratios, key=ratios.__getitem__)
+    taken = in_turns(timed, seconds, both_clocks, least=3, warm_up=1)
+    wall = {name: [one.wall for one in each] for name, each in taken.items()}
+    busy = {name: [one.processor for one in each] for name, each in taken.items()}
+    ratios = {peer.library: median_ratio(wall, peer.library, OURS) for peer in case.peers}
+    by_processor = {peer.library: median_ratio(busy, peer.library, OURS) for peer in case.peers}
+    fastest = min(by_processor, key=by_processor.__getitem__)
     peaks = {}
     if memory:
-        peaks = {name: peak_memory(case.method, name, model, batch, device, size) for name in (OURS, fastest)}
+        peaks = {name: peak_memory(case.method, name, model, batch, device, size) for name in calls}
     return {
         "method": case.method,
         "batch": batch,
         "samples": task.samples,
-        "turns": len(times[OURS]),
-        "milliseconds": {name: statistics.median(taken) * 1e3 for name, taken in times.items()},
+        "turns": len(wall[OURS]),
+        "milliseconds": {name: statistics.median(each) * 1e3 for name, each in wall.items()},
+        "processor_milliseconds": {name: statistics.median(each) * 1e3 for name, each in busy.items()},
         "times_ours": ratios,
+        "times_ours_by_processor": by_processor,
         "fastest_peer": fastest,
-        "network_share": passes * median_ratio(times, PLAIN, OURS),
-        "fastest_over_network": median_ratio(times, fastest, PLAIN) / passes,
+        "network_share": passes * median_ratio(busy, PLAIN, OURS),
+        "fastest_over_network": median_ratio(busy, fastest, PLAIN) / passes,
         "goal": case.goal,
-        "reached": ratios[fastest] >= case.goal,
+        "reached": by_processor[fastest] >= case.goal,
         "peak_mib": peaks,
         "agreement": agreed,
     }
@@ -219,7 +226,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
     parser.add_argument("--no-memory", action="store_true", help="start no processes that measure memory")
-    parser.add_argument("--json", type=Path, help="file to keep the rows in")
+    parser.add_argument("--json", type=Path, help="file to keep the rows in, written after each case")
+    parser.add_argument("--resume", action="store_true", help="take over the rows that the file has, and do the rest")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -230,22 +238,52 @@ def main() -> None:
         print_peak_memory(chosen[0], arguments.memory_of, model, arguments.batch[0], device, size)
         return
     facts = describe("torchvision", "grad-cam", "captum", "torchcam", "zennit")
-    facts |= {"model": model, "size": size, "load_average": os.getloadavg()[0]}
+    facts |= {"model": model, "size": size, "load_average": [os.getloadavg()[0]]}
+    facts["command"] = facts["command"].replace(" --resume", "")
+    rows: list[dict[str, Any]] = []
+    if arguments.resume:
+        if arguments.json is None:
+            parser.error("--resume needs --json")
+        facts, rows = begun(arguments.json, facts)
     for name, value in facts.items():
         print(f"{name}: {value}")
     print("\n" + "\n".join(HEADER))
-    rows = []
+    done = {(row["method"], row["batch"]) for row in rows}
     for case in chosen:
         for batch in sorted(set(arguments.batch) & set(case.samples)):
+            if (case.method, batch) in done:
+                continue
             memory = not arguments.no_memory
             rows.append(measure(case, model, batch, arguments.seconds, device, size, memory=memory))
             print(f"| {' | '.join(cells(rows[-1]))} |", flush=True)
-    lines = goal_lines(rows)
-    print("\n" + "\n".join(lines))
-    facts["load_average_at_the_end"] = os.getloadavg()[0]
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps({"environment": facts, "rows": rows, "goals": lines}, indent=1) + "\n")
+            facts["load_average"].append(os.getloadavg()[0])
+            keep(arguments.json, facts, rows)
+    print("\n" + "\n".join(goal_lines(rows)))
+
+
+def begun(path: Path, facts: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the facts and the rows of a run that was broken off; these facts and no rows if there is none.
+
+    Raises:
+        SystemExit: it was another command, or other versions: its rows are of something else.
+    """
+    if not path.exists():
+        return facts, []
+    kept = json.loads(path.read_text())
+    for name in ("command", "threads", "device", "versions", "model", "size"):
+        if kept["environment"][name] != facts[name]:
+            raise SystemExit(f"{path} is of another run: {name} {kept['environment'][name]}, now {facts[name]}")
+    return kept["environment"], kept["rows"]
+
+
+def keep(path: Path | None, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write what is measured so far, if there is where to; whoever reads meanwhile finds the whole of it."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps({"environment": facts, "rows": rows, "goals": goal_lines(rows)}, indent=1) + "\n")
+    beside.replace(path)
 
 
 if __name__ == "__main__":
