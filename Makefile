@@ -60,4 +60,4 @@ format: $(INSTALLED) ## format everything
 
 clean: ## remove everything that can be made again
 	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find server plugins \( -name '*_pb2*.py*' -o -name '_C*.so' \) -delete
+	find server plugins \( -name '*_pb2*.py*' -o -name '*.binpb' -o -name '_C*.so' \) -delete

@@ -17,6 +17,8 @@ from setuptools.command.build import build
 TORCH_TARGET = "2.11"  # the oldest torch whose stable ABI the extension is held to
 TORCH_TARGET_VERSION = "0x020b000000000000"
 BUILD_INFO = Path("build/native/whylight_build_info.h")
+# Their Python code would register names that are not ours in the default descriptor pool (docs/decisions/0013).
+PRIVATE_PROTOS = (Path("proto/whylight/open_inference/inference.proto"),)
 CUDA_ARCHITECTURES = "75 80 90 100"  # Turing to Blackwell; PTX of the last serves what comes after
 
 
@@ -43,14 +45,19 @@ class build_protos(Command):
 
         target = Path("server") if self.inplace or self.editable_mode else Path(self.build_lib)
         target.mkdir(parents=True, exist_ok=True)
-        outputs = [f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")]
         include = Path(protoc.__file__).parent / "_proto"
-        if protoc.main(["protoc", "-Iproto", f"-I{include}", *outputs, *self.get_source_files()]):
-            raise SystemExit("protoc failed")
+        runs = [([f"--{kind}_out={target}" for kind in ("python", "pyi", "grpc_python")], self.get_source_files())]
+        for path in PRIVATE_PROTOS:
+            descriptors = target / path.relative_to("proto").with_suffix(".binpb")
+            descriptors.parent.mkdir(parents=True, exist_ok=True)
+            runs.append(([f"--descriptor_set_out={descriptors}", f"--pyi_out={target}"], [str(path)]))
+        for outputs, sources in runs:
+            if protoc.main(["protoc", "-Iproto", f"-I{include}", *outputs, *sources]):
+                raise SystemExit("protoc failed")
 
     def get_source_files(self) -> list[str]:
-        """Return the .proto files."""
-        return [str(path) for path in sorted(Path("proto").rglob("*.proto"))]
+        """Return the .proto files that Python code is made of."""
+        return [str(path) for path in sorted(Path("proto").rglob("*.proto")) if path not in PRIVATE_PROTOS]
 
     def get_outputs(self) -> list[str]:
         """Return nothing: what is written is found by build_py's package data."""
