@@ -10,6 +10,7 @@ WhylightError             code
 ├── Cancelled             CANCELLED
 ├── MethodFailed          INTERNAL              a plugin's method raised
 ├── InternalError         INTERNAL              a fault of ours
+├── PermissionDenied      PERMISSION_DENIED     the token is not for this
 └── Unauthenticated       UNAUTHENTICATED
 
 Each carries a constant `reason`; the list of reasons is in proto/whylight/v1/README.md.
@@ -30,6 +31,7 @@ class Code(enum.IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
     FAILED_PRECONDITION = 9
     INTERNAL = 13
@@ -144,8 +146,15 @@ class InternalError(WhylightError):
     default_reason = "INTERNAL"
 
 
+class PermissionDenied(WhylightError):
+    """The caller said who it is, and may not ask for this."""
+
+    code = Code.PERMISSION_DENIED
+    default_reason = "PERMISSION_DENIED"
+
+
 class Unauthenticated(WhylightError):
-    """The caller did not say who it is."""
+    """The caller did not say who it is, or not so that it can be believed."""
 
     code = Code.UNAUTHENTICATED
     default_reason = "UNAUTHENTICATED"

@@ -1,7 +1,7 @@
 """The server as a process: puts engine, workers and gRPC together, and ends them in order; imports no torch.
 
 The first SIGTERM or SIGINT drains: health says NOT_SERVING, new calls are turned away, calls in flight are finished,
-the workers stop. The second one does not wait.
+the workers stop. The second one does not wait. SIGHUP has the tokens read again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from whylight.engine.local_pool import Backoff
 from whylight.engine.pool import WorkerStartError
 from whylight.rpc.request_id import RequestIdFilter
 from whylight.rpc.server import RpcServer
+from whylight.security import Access, TokenFileError
 from whylight.settings import ConfigurationError, Settings, load_settings
 from whylight.v1 import catalog_pb2
 from whylight.worker.config import PluginChoice, WorkerConfig
@@ -49,9 +50,16 @@ async def _serve(settings: Settings) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    try:
+        access = Access(settings.authentication.tokens_file)
+    except TokenFileError as error:
+        log.error("%s", error)
+        return 1
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
     pool = _pool(settings)
     engine = Engine(pool, _bounds(settings))
-    server = RpcServer(settings, engine)
+    server = RpcServer(settings, engine, access)
     engine.on_state_change(lambda _: server.update_health())
     try:
         address = await server.start()

@@ -187,6 +187,7 @@ kinds = st.sampled_from(
         errors.Cancelled,
         errors.MethodFailed,
         errors.InternalError,
+        errors.PermissionDenied,
         errors.Unauthenticated,
     ]
 )

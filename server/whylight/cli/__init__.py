@@ -24,6 +24,7 @@ COMMANDS = (
     "plugins",
     "serve",
     "synthesize",
+    "token",
 )
 
 

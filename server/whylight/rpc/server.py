@@ -14,10 +14,12 @@ from grpc_reflection.v1alpha import reflection
 from whylight.engine.engine import State
 from whylight.rpc import health
 from whylight.rpc.admission import Admission
+from whylight.rpc.authentication import Authentication
 from whylight.rpc.backend import Backend
 from whylight.rpc.catalog_servicer import CatalogServicer
 from whylight.rpc.explanation_servicer import ExplanationServicer
 from whylight.rpc.interceptors import Guard
+from whylight.security import Access
 from whylight.settings import Settings
 from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2, explanation_pb2_grpc
 
@@ -31,16 +33,22 @@ STOP_SECONDS = 1.0
 
 
 class RpcServer:
-    """The gRPC server over an engine. Must be made and used inside one running event loop."""
+    """The gRPC server over an engine. Must be made and used inside one running event loop.
 
-    def __init__(self, settings: Settings, backend: Backend) -> None:
+    `access` says who may call; when left out, it is what the settings say.
+
+    Raises:
+        TokenFileError: the settings name a file of tokens that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, backend: Backend, access: Access | None = None) -> None:
         self._backend = backend
         self._settings = settings.server
         self._admission = Admission()
         self._health = health.HealthServicer(EXPLANATION_SERVICE, CATALOG_SERVICE)
         limits = settings.limits.limits()
         self._server = grpc.aio.server(
-            interceptors=(Guard(),),
+            interceptors=(Guard(), Authentication(access or Access(settings.authentication.tokens_file))),
             options=(
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_concurrent_streams", settings.server.calls_per_connection),

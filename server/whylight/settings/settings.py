@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whylight.models.config import ModelConfig
+from whylight.settings.authentication import AuthenticationSettings
 from whylight.settings.batching import BatchingSettings, QueueSettings
 from whylight.settings.limits import LimitSettings
 from whylight.settings.plugins import PluginSettings
@@ -28,6 +29,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter=DELIMITER, extra="forbid", frozen=True)
 
     server: ServerSettings = Field(default_factory=ServerSettings, description="How clients reach the server.")
+    authentication: AuthenticationSettings = Field(
+        default_factory=AuthenticationSettings, description="Who may call the server."
+    )
     models: list[ModelConfig] = Field(
         [DEFAULT_MODEL], min_length=1, description="Models to serve: a [[models]] table for each."
     )

@@ -12,6 +12,7 @@ from whylight.errors import (
     MethodFailed,
     NotFound,
     Overloaded,
+    PermissionDenied,
     Unauthenticated,
     Unavailable,
     Unsupported,
@@ -32,6 +33,7 @@ _KINDS: dict[int, type[WhylightError]] = {
         Unsupported,
         InternalError,
         Unavailable,
+        PermissionDenied,
         Unauthenticated,
     )
 }
