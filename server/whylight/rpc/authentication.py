@@ -85,8 +85,11 @@ def _refusal(error: WhylightError) -> grpc.RpcMethodHandler[Any, Any]:
     """Return a handler that fails without reading: to gRPC, one of streams is that, whatever the client sends."""
 
     async def refuse(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        if context is not None:  # it never is; the rest makes this a generator, as handlers of streams are
-            raise error
-        yield b""
+        yield _fail(error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _fail(error: WhylightError) -> bytes:
+    """Raise. A handler of streams is a generator, and yields, or seems to."""
+    raise error
