@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from whylight import in_process
-from whylight.artifact import Picture
 from whylight.errors import InvalidInput, Violation, WhylightError
 from whylight.explainer.inspecting import Viewing
 from whylight.explainer.inspecting import inspect as look
 from whylight.explainer.long_inputs import check_aims, decode_inputs, decode_pictures
 from whylight.explainer.long_plan import Wanted, plan_inspection, plan_synthesis
 from whylight.explainer.slices import Outcome, Slices
-from whylight.explainer.step_watcher import StepWatcher
+from whylight.explainer.step_watcher import Shown, StepWatcher
 from whylight.explainer.synthesising import Order
 from whylight.explainer.synthesising import synthesise as make
 from whylight.explanation import Explained, Explanation
@@ -126,9 +125,9 @@ def synthesise(
             if on_progress is not None:
                 on_progress(SynthesisProgress(place, step, total, losses))
 
-        def show(step: int, picture: Picture) -> None:
+        def show(step: int, shown: Shown) -> None:
             if on_preview is not None:
-                on_preview(SynthesisPreview(place, step, picture))
+                on_preview(SynthesisPreview(place, step, shown.picture()))
 
         return StepWatcher(tell, show, preview_interval=preview_interval if on_preview is not None else 0)
 

@@ -34,7 +34,9 @@ async def test_calls_that_come_together_are_one_batch_of_bounded_size():
     on.clock.advance(0.05)
     assert [len(names) for names in on.sent] == [16, 2]
     item = on.pool.batches[0][1].items[0]
-    assert [picture.image for picture in item.pictures] == [b"start"]
+    assert [picture.image for picture in on.pool.batches[0][1].picture_sets[item.picture_set - 1].pictures] == [
+        b"start"
+    ]
     assert item.preview_interval == 7
     on.pool.finish()
     on.pool.finish()

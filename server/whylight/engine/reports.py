@@ -12,6 +12,8 @@ from whylight.engine.roster import Flight
 from whylight.engine.scheduler import CloseReason
 from whylight.errors import WhylightError
 from whylight.v1 import explanation_pb2 as v1
+from whylight.wire.scalars import duration_to_seconds
+from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -27,10 +29,11 @@ class BatchReport:
 
     `methods` are those of its plan, in their order; `long` tells a batch of syntheses or inspections, whose steps take
     turns with others. `cost` is in model evaluations. `queue_times` has one entry for each item, from the arrival of
-    its call until the batch left for the worker. `busy_time` is what the worker says that it was busy with it, and
-    `flight_time` what passed from leaving until all of it was done, the wait in the worker and the way included. `fill`
-    is the share of the bound that it came nearest to (items, cost or bytes), at most 1. `traces` are what the calls
-    gave as `Work.trace`, each once, in the order of their items.
+    its call until the batch left for the worker. `compute_time` is what the thread of the worker that computes spent
+    with it; `busy_time` is that, and what decoding took where nothing else was computed meanwhile; `flight_time` is all
+    from leaving until it was done, the wait in the worker and the way included. `fill` is the share of the bound that
+    it came nearest to (items, cost or bytes), at most 1. `traces` are what the calls gave as `Work.trace`, each once,
+    in the order of their items.
     """
 
     model: str
@@ -39,6 +42,7 @@ class BatchReport:
     reason: CloseReason
     queue_times: tuple[float, ...]
     busy_time: float
+    compute_time: float = 0.0
     fill: float = 0.0
     flight_time: float = 0.0
     worker: int = 0
@@ -73,15 +77,16 @@ class ItemReport:
     trace: object = None
 
 
-def batch_report(flight: Flight, busy: float, now: float) -> BatchReport:
-    """Return the report of a batch that is done now, and that its worker was busy with for `busy` seconds."""
+def batch_report(flight: Flight, done: worker_pb2.BatchDone, now: float) -> BatchReport:
+    """Return the report of a batch that is done now, as its worker says."""
     return BatchReport(
         model=flight.model,
         methods=flight.methods,
         cost=flight.formed.cost,
         reason=flight.formed.reason,
         queue_times=flight.queue_times,
-        busy_time=busy,
+        busy_time=duration_to_seconds(done.busy_time),
+        compute_time=duration_to_seconds(done.compute_time),
         fill=flight.formed.fill,
         flight_time=now - flight.sent,
         worker=flight.worker,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,14 @@ from whylight.target import Contrast, Rank, Similarity, Target
 Data = bytes | npt.NDArray[Any] | Image.Image
 
 
-def decode_pictures(plan: LongPlan, data: Sequence[Data], limits: Limits) -> tuple[npt.NDArray[np.float32], float]:
+def decode_pictures(
+    plan: LongPlan, data: Sequence[Data], limits: Limits, check: Callable[[], None] = lambda: None
+) -> tuple[npt.NDArray[np.float32], float]:
     """Return the pictures that a synthesis is given, float32 `[P, C, H, W]` from 0 to 1, and the seconds it took.
 
     Image files and uint8 arrays are brought to the plan's size as the model's transform brings them to its own; float
-    arrays `[C, H, W]` are the model's normalised input, of just that size.
+    arrays `[C, H, W]` are the model's normalised input, of just that size. `check` is called before each; what it
+    raises is raised.
 
     Raises:
         InvalidInput, Unsupported: as `decode_input`, with paths that begin with ``inputs[i]``.
@@ -37,6 +40,7 @@ def decode_pictures(plan: LongPlan, data: Sequence[Data], limits: Limits) -> tup
     started = time.perf_counter()
     made = np.zeros((len(data), plan.model.input_channels, *plan.size), np.float32)
     for index, one in enumerate(data):
+        check()
         try:
             made[index] = _picture(plan, one, limits)
         except WhylightError as error:
@@ -44,8 +48,10 @@ def decode_pictures(plan: LongPlan, data: Sequence[Data], limits: Limits) -> tup
     return made, time.perf_counter() - started
 
 
-def decode_inputs(plan: LongPlan, data: Sequence[Data], limits: Limits) -> tuple[DecodedInput, ...]:
-    """Return the inputs that an inspection is given.
+def decode_inputs(
+    plan: LongPlan, data: Sequence[Data], limits: Limits, check: Callable[[], None] = lambda: None
+) -> tuple[DecodedInput, ...]:
+    """Return the inputs that an inspection is given. `check` is called before each; what it raises is raised.
 
     Raises:
         InvalidInput, Unsupported: as `decode_input`, with paths that begin with ``inputs[i]``; or they are not all of
@@ -54,6 +60,7 @@ def decode_inputs(plan: LongPlan, data: Sequence[Data], limits: Limits) -> tuple
     plain = ExplanationPlan(plan.model, (), (MapOutput(),), 0)
     inputs = []
     for index, one in enumerate(data):
+        check()
         try:
             inputs.append(decode_input(plain, one, limits))
         except WhylightError as error:

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from whylight.artifact import Picture
+from whylight.outputs import PictureOutput
+from whylight.render import encoded
+
+_PREVIEW = PictureOutput()
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What there is to see of a picture on its way: pixels uint8 `[H, W, 3]`, or `[H, W]` for grey, of its own."""
+
+    pixels: npt.NDArray[np.uint8]
+
+    def picture(self) -> Picture:
+        """Encode it. That takes long beside a step; another thread may do it."""
+        return encoded(_PREVIEW, self.pixels)
 
 
 class StepWatcher:
@@ -18,7 +37,7 @@ class StepWatcher:
     def __init__(
         self,
         tell: Callable[[int, int, Mapping[str, float]], None],
-        show: Callable[[int, Picture], None] | None = None,
+        show: Callable[[int, Shown], None] | None = None,
         *,
         min_interval: float = 0.25,
         preview_interval: int = 0,
@@ -36,7 +55,7 @@ class StepWatcher:
         step: int,
         total: int,
         losses: Callable[[], Mapping[str, float]],
-        picture: Callable[[], Picture | None],
+        picture: Callable[[], Shown | None],
     ) -> None:
         """Take note of a step; `losses` and `picture` are asked only for what is told or shown."""
         if self._told is None or step == total or self._clock() >= self._told + self._min_interval:

@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from whylight.artifact import Artifact, Map, Picture
+from whylight.artifact import Artifact, Map
 from whylight.errors import InvalidInput, Violation, WhylightError
 from whylight.explainer.attribution import predict
 from whylight.explainer.long_plan import LongPlan
 from whylight.explainer.plan import method_failed
 from whylight.explainer.slices import Ended, Slices, advanced, failure_of, in_parts
-from whylight.explainer.step_watcher import StepWatcher
+from whylight.explainer.step_watcher import Shown, StepWatcher
 from whylight.explanation import Execution, Explained, Explanation
 from whylight.method import Batch, Progress, Synthesis, Synthesised, SynthesisTask
 from whylight.outputs import MapOutput, Output, PictureOutput
@@ -27,7 +27,6 @@ from whylight.render import encoded
 from whylight.subject import CancelToken, Subject
 from whylight.target import Target
 
-_PREVIEW = PictureOutput()
 PIXELS_TOGETHER = 4 * 2**20
 """Pixels of the pictures that are made as one batch at most, or one picture: other work waits for a step of it."""
 
@@ -158,11 +157,11 @@ def _losses(step: Progress, row: int) -> dict[str, float]:
     return {name: float(values[row]) for name, values in step.losses.items()}
 
 
-def _preview(step: Progress, row: int) -> Picture | None:
+def _preview(step: Progress, row: int) -> Shown | None:
     """Return what there is to see of one picture; None where the method shows nothing, or nothing that is a picture."""
     if step.images is None or step.images.shape[1] not in (1, 3):
         return None
-    return encoded(_PREVIEW, _pixels(step.images[row]))
+    return Shown(_pixels(step.images[row]))
 
 
 def _artifact(output: Output, image: Tensor) -> Artifact:

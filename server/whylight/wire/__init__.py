@@ -19,6 +19,7 @@ from whylight.wire.explanations import (
     result_to_proto,
 )
 from whylight.wire.inputs import companions_from_proto, input_from_proto, input_to_proto
+from whylight.wire.kinds import LONG_KINDS, is_long
 from whylight.wire.made import (
     inspection_event_from_proto,
     synthesis_event_from_proto,
@@ -37,6 +38,7 @@ from whylight.wire.targets import target_from_proto, target_to_proto, targets_fr
 from whylight.wire.tensors import array_to_tensor, tensor_to_array
 
 __all__ = [
+    "LONG_KINDS",
     "array_to_tensor",
     "artifact_from_proto",
     "artifact_to_proto",
@@ -52,6 +54,7 @@ __all__ = [
     "input_from_proto",
     "input_to_proto",
     "inspection_event_from_proto",
+    "is_long",
     "measurement_from_proto",
     "measurement_to_proto",
     "min_interval_from_proto",

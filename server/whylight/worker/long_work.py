@@ -6,18 +6,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from whylight.artifact import Picture
+import numpy as np
+import numpy.typing as npt
+
 from whylight.errors import InvalidInput
 from whylight.explainer import DecodedInput, Explainer
 from whylight.explainer.inspecting import Viewing, inspect
 from whylight.explainer.long_inputs import check_aims, decode_inputs, decode_pictures
 from whylight.explainer.long_plan import LongPlan, Wanted, plan_inspection, plan_synthesis
 from whylight.explainer.slices import Slices
-from whylight.explainer.step_watcher import StepWatcher
+from whylight.explainer.step_watcher import Shown, StepWatcher
 from whylight.explainer.synthesising import Order, synthesise
 from whylight.method import Synthesis
 from whylight.subject import CancelToken
 from whylight.v1 import catalog_pb2
+from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import (
     input_from_proto,
     min_interval_from_proto,
@@ -26,11 +29,10 @@ from whylight.wire import (
     struct_to_dict,
     targets_from_proto,
 )
+from whylight.worker.outbox import Preview
 from whylight.worker.v1 import worker_pb2
 
-News: TypeAlias = worker_pb2.ItemProgress | worker_pb2.ItemPreview
-LONG = (catalog_pb2.METHOD_KIND_SYNTHESIS, catalog_pb2.METHOD_KIND_INSPECTION)
-"""Kinds of work that are done in slices."""
+News: TypeAlias = worker_pb2.ItemProgress | Preview
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,46 @@ def long_plan(explainer: Explainer, spec: worker_pb2.PlanSpec) -> LongPlan:
     return plan_synthesis(*known, wanted, explainer.limits)
 
 
-def decode_long(explainer: Explainer, plan: LongPlan, item: worker_pb2.Item) -> DecodedLong:
-    """Read an item's targets and pictures.
+@dataclass(frozen=True)
+class DecodedPictures:
+    """The pictures of a call, which all its items share: those of a synthesis as one array, or inputs to look at."""
+
+    array: npt.NDArray[np.float32] | None = None
+    seconds: float = 0.0
+    inputs: tuple[DecodedInput, ...] = ()
+
+
+def decode_call(
+    explainer: Explainer, plan: LongPlan, pictures: Sequence[v1.Input], check: Callable[[], None]
+) -> DecodedPictures:
+    """Read the pictures of a call; `check` is called before each, and what it raises is raised.
 
     Raises:
-        WhylightError: with field paths that begin with ``input.targets`` or ``inputs``.
+        WhylightError: with field paths that begin with ``inputs``.
     """
     limits = explainer.limits
-    targets = targets_from_proto(item.input.targets, "input.targets")
     data = [
         input_from_proto(one, f"inputs[{index}]", max_elements=limits.tensor_elements)
-        for index, one in enumerate(item.pictures)
+        for index, one in enumerate(pictures)
     ]
-    check_aims(plan, targets, limits)
-    seed = item.seeds[0] if item.seeds else 0
     if isinstance(plan.method, Synthesis):
-        pictures, seconds = decode_pictures(plan, data, limits)
-        order = Order(targets[0] if targets else None, pictures, seed, CancelToken(), decode_time=seconds)
-        return DecodedLong(item, order=order)
-    inputs: tuple[DecodedInput, ...] = decode_inputs(plan, data, limits)
-    return DecodedLong(item, viewing=Viewing(inputs, targets, seed, CancelToken()))
+        return DecodedPictures(*decode_pictures(plan, data, limits, check))
+    return DecodedPictures(inputs=decode_inputs(plan, data, limits, check))
+
+
+def decode_long(explainer: Explainer, plan: LongPlan, item: worker_pb2.Item, pictures: DecodedPictures) -> DecodedLong:
+    """Read an item's targets, for work on pictures that are decoded.
+
+    Raises:
+        WhylightError: with field paths that begin with ``input.targets``.
+    """
+    targets = targets_from_proto(item.input.targets, "input.targets")
+    check_aims(plan, targets, explainer.limits)
+    seed = item.seeds[0] if item.seeds else 0
+    if pictures.array is None:
+        return DecodedLong(item, viewing=Viewing(pictures.inputs, targets, seed, CancelToken()))
+    target = targets[0] if targets else None
+    return DecodedLong(item, order=Order(target, pictures.array, seed, CancelToken(), decode_time=pictures.seconds))
 
 
 def begin_long(
@@ -114,8 +136,11 @@ def _watcher(item: worker_pb2.Item, tell: Callable[[News], None]) -> StepWatcher
     def step(step: int, total: int, losses: Mapping[str, float]) -> None:
         tell(worker_pb2.ItemProgress(item_id=item.item_id, done=step, total=total, losses=losses))
 
-    def show(step: int, picture: Picture) -> None:
-        tell(worker_pb2.ItemPreview(item_id=item.item_id, step=step, picture=picture_to_proto(picture)))
+    def show(step: int, shown: Shown) -> None:
+        def encode() -> worker_pb2.ItemPreview:
+            return worker_pb2.ItemPreview(item_id=item.item_id, step=step, picture=picture_to_proto(shown.picture()))
+
+        tell(Preview(item.item_id, shown.pixels.nbytes, encode))
 
     return StepWatcher(
         step, show, min_interval=min_interval_from_proto(item.progress), preview_interval=item.preview_interval

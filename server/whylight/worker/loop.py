@@ -1,53 +1,46 @@
-"""The threads of a worker: one reads, some decode, one computes, one writes; knows neither torch nor any method.
+"""The threads of a worker: one reads, one computes, others decode and write; knows neither torch nor any method.
 
-Long work is done a step at a time between batches, by the rule of docs/decisions/0009.
+Long work is done a step at a time between batches, by the rules of docs/decisions/0009 and 0011.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from whylight.engine import frames
 from whylight.errors import InternalError, MethodFailed, WhylightError
 from whylight.explanation import Explained
-from whylight.latest import Latest
 from whylight.subject.cancel import CancelToken
-from whylight.v1 import catalog_pb2
 from whylight.wire import seconds_to_duration
+from whylight.worker.intake import Decoding, Intake, Job
+from whylight.worker.outbox import PREVIEW_BYTES, Outbox, Preview
+from whylight.worker.pulse import BeatingToken, Pulse
 from whylight.worker.result import result_frame, typed_error
 from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
 
-_LONG = (catalog_pb2.METHOD_KIND_SYNTHESIS, catalog_pb2.METHOD_KIND_INSPECTION)
-
 _ALIVE = 1.0
-"""Seconds between two signs of life of long work, and of a batch whose pictures are still decoded."""
+"""Seconds between two signs of life of work that goes on."""
 
-News: TypeAlias = worker_pb2.ItemProgress | worker_pb2.ItemPreview
+News: TypeAlias = worker_pb2.ItemProgress | Preview
 Ended: TypeAlias = Sequence[tuple[int, Explained | WhylightError]]
 
 
-class Service(Protocol):
+class Service(Decoding, Protocol):
     """What the loop calls. `explain` and `begin` are called from one thread only, the one that runs `Loop.run`."""
 
     def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
         """Say whether some work is valid. Raises nothing."""
-
-    def plan(self, spec: worker_pb2.PlanSpec) -> Any:
-        """Return what `decode` and `explain` want to know of the work."""
-
-    def decode(self, plan: Any, item: worker_pb2.Item) -> Any:
-        """Return an item ready for `explain`, or raise."""
 
     def explain(
         self,
@@ -74,48 +67,26 @@ class DeviceLost(RuntimeError):
     """The device does not work any more; only a new process can use it again."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    batch: worker_pb2.Batch
-    received: float
-    plan: Future[Any]
-    inputs: tuple[Future[Any], ...]
-    cancels: tuple[CancelToken, ...]
-
-
 @dataclass
 class _Running:
     """Long work that was begun: `ids` of its items, the places of those that are `open`, seconds spent."""
 
-    batch_id: int
+    job: Job
     ids: Sequence[int]
     open: set[int]
     slices: Generator[Ended, None, None]
     queue_time: float
-    busy: float
+    busy: float = 0.0
     suspect: bool = False
-
-
-@dataclass(frozen=True)
-class _Result:
-    id: int
-    outcome: Explained | WhylightError
-    queue_time: float
-
-
-@dataclass(frozen=True)
-class _News:
-    """There is progress of an item to be told, unless the item has its result by now."""
-
-    id: int
 
 
 class Loop:
     """Works off what the front end says until it drains or is gone.
 
-    While one batch computes, the items of the next are decoded; results are turned into bytes and written by a thread
-    of their own, so that the device never waits for the socket. Whatever goes wrong with an item is that item's result.
-    Of an item's progress only the newest waits to be written, and none of it once the item has its result.
+    The thread that computes is given nothing but what is ready: items are decoded, and results turned into bytes and
+    written, by other threads, so that the device waits neither for a picture nor for the socket. Whatever goes wrong
+    with an item is that item's result. While work goes on the front end is told so once a second, by a thread of its
+    own; of work that hangs it hears nothing.
     """
 
     def __init__(
@@ -124,20 +95,21 @@ class Loop:
         service: Service,
         *,
         decode_threads: int = 2,
+        preview_bytes: int = PREVIEW_BYTES,
         orphaned: Callable[[], None] = lambda: None,
     ) -> None:
         """Speak over `connection`. `orphaned` is called, from a daemon thread, when the front end is gone."""
         self._connection = connection
         self._service = service
         self._orphaned = orphaned
-        self._decoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="whylight-decode")
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._outbox: queue.SimpleQueue[_Result | _News | worker_pb2.WorkerFrame | None] = queue.SimpleQueue()
-        self._news: Latest[int, worker_pb2.ItemProgress] = Latest()
+        self._intake = Intake(service, decode_threads)
+        self._answers = ThreadPoolExecutor(1, thread_name_prefix="whylight-plan")
+        self._outbox = Outbox(connection, preview_bytes)
+        self._pulse = Pulse()
         self._cancels: dict[int, CancelToken] = {}
         self._lock = threading.Lock()
         self._running: deque[_Running] = deque()
-        self._alive_at = 0.0
+        self._batch_ended = 0.0
 
     def run(self) -> None:
         """Read, decode, compute and write until everything asked for is done; compute in the calling thread.
@@ -145,17 +117,19 @@ class Loop:
         Raises:
             DeviceLost: the device is of no more use; what was done is written.
         """
+        self._outbox.start()
         threading.Thread(target=self._read, name="whylight-read", daemon=True).start()
-        writer = threading.Thread(target=self._write, name="whylight-write", daemon=True)
-        writer.start()
+        alive = partial(self._outbox.say, worker_pb2.WorkerFrame(alive=worker_pb2.Alive()))
+        threading.Thread(target=self._pulse.tell, args=(_ALIVE, alive), name="whylight-alive", daemon=True).start()
         try:
             self._compute()
         finally:
             while self._running:
                 self._running.popleft().slices.close()
-            self._decoders.shutdown(wait=False, cancel_futures=True)
-            self._outbox.put(None)
-            writer.join()
+            self._intake.shut_down()
+            self._answers.shutdown(wait=False, cancel_futures=True)
+            self._pulse.stop()
+            self._outbox.close()
 
     # The thread that reads.
 
@@ -164,30 +138,24 @@ class Loop:
             while (frame := frames.receive(self._connection, worker_pb2.FrontEndFrame)) is not None:
                 match frame.WhichOneof("body"):
                     case "plan":
-                        self._decoders.submit(self._answer, frame.plan)
+                        self._answers.submit(self._answer, frame.plan)
                     case "batch":
-                        self._jobs.put(self._take(frame.batch))
+                        self._take(frame.batch)
                     case "cancel":
                         self._cancel(frame.cancel.item_ids)
                     case "drain":
-                        self._jobs.put(None)
-        except (OSError, RuntimeError) as error:  # RuntimeError: the decoders take no more, for the loop has ended
+                        self._intake.close()
+        except (OSError, RuntimeError) as error:  # RuntimeError: the pools take no more, for the loop has ended
             _log.error("the front end broke off: %s", error)
         self._cancel(list(self._cancels))
-        self._jobs.put(None)
+        self._intake.close()
         self._orphaned()
 
-    def _take(self, batch: worker_pb2.Batch) -> _Job:
-        """Begin to decode a batch. Threads serve in order, so that none waits for a plan that no thread is left for."""
-        cancels = tuple(CancelToken() for _ in batch.items)
+    def _take(self, batch: worker_pb2.Batch) -> None:
+        cancels = [BeatingToken(self._pulse) for _ in batch.items]
         with self._lock:
             self._cancels.update((item.item_id, cancel) for item, cancel in zip(batch.items, cancels, strict=True))
-        plan = self._decoders.submit(self._service.plan, batch.spec)
-        inputs = tuple(
-            self._decoders.submit(self._decode, plan, item, cancel)
-            for item, cancel in zip(batch.items, cancels, strict=True)
-        )
-        return _Job(batch, time.perf_counter(), plan, inputs, cancels)
+        self._intake.take(batch, cancels)
 
     def _cancel(self, ids: Sequence[int]) -> None:
         with self._lock:
@@ -195,47 +163,36 @@ class Loop:
         for token in tokens:
             token.cancel()
 
-    # The threads that decode.
-
     def _answer(self, question: worker_pb2.PlanRequest) -> None:
-        reply = self._service.answer(question)
-        self._outbox.put(worker_pb2.WorkerFrame(plan=reply))
-
-    def _decode(self, plan: Future[Any], item: worker_pb2.Item, cancel: CancelToken) -> Any:
-        cancel.check()
-        return self._service.decode(plan.result(), item)
+        self._outbox.say(worker_pb2.WorkerFrame(plan=self._service.answer(question)))
 
     # The thread that computes.
 
     def _compute(self) -> None:
-        """Work off batches as they come, and long work while none waits; between two batches, one step of it."""
-        drained = owed = False
-        while self._running or not drained:
-            if self._running and (owed or self._jobs.empty()):
+        """Work off what is ready, and long work while nothing is; between two batches, one step of it."""
+        owed = False
+        while True:
+            if self._running and (owed or not len(self._intake)):
                 owed = False
                 self._advance(self._running.popleft())
                 continue
-            job = self._jobs.get()
+            job = self._intake.get()
             if job is None:
-                drained = True
-            elif job.batch.spec.kind in _LONG:
+                return
+            if job.long:
                 self._begin(job)
             else:
                 self._work_off(job)
                 owed = True
 
-    def _begin(self, job: _Job) -> None:
-        begin = time.perf_counter()
+    def _begin(self, job: Job) -> None:
         ready = self._ready(job)
         if not ready:
-            self._done(job.batch.batch_id, time.perf_counter() - begin)
+            self._done(job, 0.0, 0.0)
             return
         ids, items, cancels = zip(*ready, strict=True)
         slices = self._service.begin(job.plan.result(), items, cancels, self._tell)
-        now = time.perf_counter()
-        self._running.append(
-            _Running(job.batch.batch_id, ids, set(range(len(ids))), slices, now - job.received, now - begin)
-        )
+        self._running.append(_Running(job, ids, set(range(len(ids))), slices, time.perf_counter() - job.received))
 
     def _advance(self, running: _Running) -> None:
         """Take one step of long work, and put it behind what else runs unless it has ended."""
@@ -248,56 +205,56 @@ class Loop:
         except (Exception, SystemExit) as error:
             ended = [(place, typed_error(error, "long work failed")) for place in sorted(running.open)]
         running.busy += time.perf_counter() - begin
+        self._pulse.beat()
         for place, outcome in ended:
             running.open.discard(place)
             running.suspect |= isinstance(outcome, MethodFailed | InternalError)
-            self._deliver(running.ids[place], outcome, running.queue_time)
+            self._deliver(running.ids[place], outcome, running.queue_time, slow=True)
         if running.open:
             self._running.append(running)
-            self._say_alive()
             return
         running.slices.close()
-        self._done(running.batch_id, running.busy)
+        self._done(running.job, running.busy, running.busy)
         self._check_device(running.suspect)
 
-    def _say_alive(self) -> None:
-        now = time.monotonic()
-        if now >= self._alive_at + _ALIVE:
-            self._alive_at = now
-            self._outbox.put(worker_pb2.WorkerFrame(alive=worker_pb2.Alive()))
-
-    def _done(self, batch_id: int, busy: float) -> None:
-        done = worker_pb2.BatchDone(batch_id=batch_id, busy_time=seconds_to_duration(busy))
-        self._outbox.put(worker_pb2.WorkerFrame(done=done))
+    def _done(self, job: Job, busy: float, computing: float) -> None:
+        done = worker_pb2.BatchDone(
+            batch_id=job.batch.batch_id,
+            busy_time=seconds_to_duration(busy),
+            compute_time=seconds_to_duration(computing),
+        )
+        self._outbox.deliver(lambda: worker_pb2.WorkerFrame(done=done), slow=job.long)
 
     def _check_device(self, suspect: bool) -> None:
         if suspect and not self._service.sound():
             raise DeviceLost("the device does not work any more")
 
-    def _ready(self, job: _Job) -> list[tuple[int, Any, CancelToken]]:
+    def _ready(self, job: Job) -> list[tuple[int, Any, CancelToken]]:
         """Return what could be decoded; the rest has its error for its result."""
         ready: list[tuple[int, Any, CancelToken]] = []
         for item, future, cancel in zip(job.batch.items, job.inputs, job.cancels, strict=True):
             try:
-                while not wait((future,), _ALIVE).done:
-                    self._say_alive()
                 ready.append((item.item_id, future.result(), cancel))
             except (Exception, SystemExit) as error:
-                self._deliver(item.item_id, typed_error(error, "decoding an input failed"), 0.0)
+                outcome = typed_error(error, "decoding an input failed")
+                self._deliver(item.item_id, outcome, 0.0, slow=job.long)
         return ready
 
-    def _work_off(self, job: _Job) -> None:
-        begin = time.perf_counter()
-        ready = self._ready(job)
+    def _work_off(self, job: Job) -> None:
         started = time.perf_counter()
+        ready = self._ready(job)
         suspect = False
         if ready:
             ids, inputs, cancels = zip(*ready, strict=True)
             outcomes = self._explain(job.plan.result(), inputs, cancels)
             for id, outcome in zip(ids, outcomes, strict=True):
                 suspect |= isinstance(outcome, MethodFailed | InternalError)
-                self._deliver(id, outcome, started - job.received)
-        self._done(job.batch.batch_id, time.perf_counter() - begin)
+                self._deliver(id, outcome, started - job.received, slow=False)
+        ended = time.perf_counter()
+        self._pulse.beat()
+        # What the front end learns its pace from: decoding that nothing hides takes its time too.
+        self._done(job, ended - max(job.received, self._batch_ended), ended - started)
+        self._batch_ended = ended
         self._check_device(suspect)
 
     def _explain(
@@ -311,37 +268,14 @@ class Loop:
             return [typed_error(error, "explaining a batch failed") for _ in inputs]
         return outcomes
 
-    def _tell(self, progress: News) -> None:
-        if isinstance(progress, worker_pb2.ItemPreview):  # each is wanted, not only the newest
-            self._outbox.put(worker_pb2.WorkerFrame(preview=progress))
-        elif self._news.put(progress.item_id, progress):
-            self._outbox.put(_News(progress.item_id))
+    def _tell(self, news: News) -> None:
+        if isinstance(news, Preview):
+            self._outbox.show(news)
+        else:
+            self._outbox.tell(news)
 
-    def _deliver(self, id: int, outcome: Explained | WhylightError, queue_time: float) -> None:
+    def _deliver(self, id: int, outcome: Explained | WhylightError, queue_time: float, *, slow: bool) -> None:
         with self._lock:
             del self._cancels[id]
-        self._news.take(id)
-        self._outbox.put(_Result(id, outcome, queue_time))
-
-    # The thread that writes.
-
-    def _write(self) -> None:
-        try:
-            while (outgoing := self._outbox.get()) is not None:
-                if isinstance(outgoing, _News):
-                    self._write_news(outgoing.id)
-                elif isinstance(outgoing, _Result):
-                    frames.send(self._connection, result_frame(outgoing.id, outgoing.outcome, outgoing.queue_time))
-                else:
-                    frames.send(self._connection, outgoing)
-        except OSError as error:  # Nobody listens any more; the thread that reads learns of it too and ends the loop.
-            _log.error("the front end takes no more results: %s", error)
-
-    def _write_news(self, id: int) -> None:
-        news = self._news.take(id)
-        if news is None:
-            return
-        try:
-            frames.send(self._connection, worker_pb2.WorkerFrame(progress=news))
-        except frames.FrameTooLong as error:  # The result is still to come: it can be done without.
-            _log.warning("progress of an item is not told: %s", error)
+        self._outbox.forget(id)
+        self._outbox.deliver(partial(result_frame, id, outcome, queue_time), slow=slow)

@@ -27,6 +27,7 @@ from whylight.wire import (
     companions_from_proto,
     error_to_proto,
     input_from_proto,
+    is_long,
     min_interval_from_proto,
     outputs_from_proto,
     struct_to_dict,
@@ -34,7 +35,15 @@ from whylight.wire import (
 )
 from whylight.worker.catalog import ready_to_proto
 from whylight.worker.config import WorkerConfig
-from whylight.worker.long_work import LONG, DecodedLong, News, begin_long, decode_long, long_plan
+from whylight.worker.long_work import (
+    DecodedLong,
+    DecodedPictures,
+    News,
+    begin_long,
+    decode_call,
+    decode_long,
+    long_plan,
+)
 from whylight.worker.result import typed_error
 from whylight.worker.v1 import worker_pb2
 
@@ -126,7 +135,7 @@ class ExplainerService:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-        plan = long_plan(self._explainer, spec) if spec.kind in LONG else self._plan_methods(spec)
+        plan = long_plan(self._explainer, spec) if is_long(spec.kind) else self._plan_methods(spec)
         with self._lock:
             self._plans[key] = plan
             while len(self._plans) > _PLANS:
@@ -148,14 +157,27 @@ class ExplainerService:
             ],
         )
 
-    def decode(self, plan: ExplanationPlan | LongPlan, item: worker_pb2.Item) -> DecodedItem | DecodedLong:
+    def decode_pictures(
+        self, plan: LongPlan, pictures: Sequence[v1.Input], check: Callable[[], None]
+    ) -> DecodedPictures:
+        """Read the pictures that the items of a call share; `check` is called before each.
+
+        Raises:
+            WhylightError: with field paths that begin with ``inputs``; or what `check` raises.
+        """
+        return decode_call(self._explainer, plan, pictures, check)
+
+    def decode(
+        self, plan: ExplanationPlan | LongPlan, item: worker_pb2.Item, pictures: DecodedPictures | None = None
+    ) -> DecodedItem | DecodedLong:
         """Read an item's targets and its picture or array.
 
         Raises:
             WhylightError: with field paths that begin with ``input``.
         """
         if isinstance(plan, LongPlan):
-            return decode_long(self._explainer, plan, item)
+            given = decode_call(self._explainer, plan, (), lambda: None) if pictures is None else pictures
+            return decode_long(self._explainer, plan, item, given)
         targets = targets_from_proto(item.input.targets, "input.targets")
         data = input_from_proto(item.input, "input", max_elements=self._explainer.limits.tensor_elements)
         seeds = tuple(item.seeds) or (0,) * len(plan.stochastic)

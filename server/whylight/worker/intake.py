@@ -1,0 +1,158 @@
+"""Takes jobs in, has their items decoded, and hands each over when it is ready; computes nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from whylight.subject.cancel import CancelToken
+from whylight.v1 import explanation_pb2 as v1
+from whylight.wire import is_long
+from whylight.worker.v1 import worker_pb2
+
+
+class Decoding(Protocol):
+    """What makes items ready for the device. Called from several threads."""
+
+    def plan(self, spec: worker_pb2.PlanSpec) -> Any:
+        """Return what `decode` wants to know of the work."""
+
+    def decode_pictures(self, plan: Any, pictures: Sequence[v1.Input], check: Callable[[], None]) -> Any:
+        """Return pictures that several items of long work share, ready for `decode`. `check` is called between them."""
+
+    def decode(self, plan: Any, item: worker_pb2.Item, pictures: Any = None) -> Any:
+        """Return an item ready for the device, or raise. `pictures` are what `decode_pictures` gave, if it has any."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A batch whose items are being decoded, or were; `received` in seconds, `undecoded` counts those still to do."""
+
+    batch: worker_pb2.Batch
+    received: float
+    plan: Future[Any]
+    cancels: tuple[CancelToken, ...]
+    undecoded: int
+    inputs: list[Future[Any]] = field(default_factory=list)
+
+    @property
+    def long(self) -> bool:
+        """Whether it is done a step at a time."""
+        return is_long(self.batch.spec.kind)
+
+
+class Intake:
+    """Jobs on their way from the thread that reads to the one that computes, which never waits for a picture.
+
+    Batches are handed over in the order in which they came, so that the front end knows which of two is computed. Long
+    work is decoded by one thread of its own, which takes no turn of a batch's, and is handed over when it is ready: the
+    pictures of an inspection, which may be hundreds, hold up nobody.
+    """
+
+    def __init__(self, service: Decoding, decode_threads: int) -> None:
+        self._service = service
+        self._pools = {
+            False: ThreadPoolExecutor(decode_threads, thread_name_prefix="whylight-decode"),
+            True: ThreadPoolExecutor(1, thread_name_prefix="whylight-decode-long"),
+        }
+        self._changed = threading.Condition()
+        self._batches: deque[Job] = deque()
+        self._ready: deque[Job] = deque()
+        self._undecoded = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        """How many jobs are ready."""
+        return len(self._ready)
+
+    @property
+    def undecoded(self) -> int:
+        """How many jobs are not ready yet."""
+        return self._undecoded
+
+    def take(self, batch: worker_pb2.Batch, cancels: Sequence[CancelToken]) -> None:
+        """Begin to decode a batch. Threads serve in order, so that none waits for a plan that no thread is left for.
+
+        Raises:
+            RuntimeError: it was shut down.
+        """
+        pool = self._pools[is_long(batch.spec.kind)]
+        plan = pool.submit(self._service.plan, batch.spec)
+        job = Job(batch, time.perf_counter(), plan, tuple(cancels), len(batch.items))
+        with self._changed:
+            self._undecoded += 1
+            if not job.long:
+                self._batches.append(job)
+        shared = [_Shared(one.pictures) for one in batch.picture_sets]
+        for item, cancel in zip(batch.items, cancels, strict=True):
+            pictures = shared[item.picture_set - 1] if item.picture_set else None
+            future = pool.submit(self._decode, plan, item, cancel, pictures)
+            job.inputs.append(future)
+        for future in list(job.inputs):  # Only now: the last one's end hands the job over, with all of them in it.
+            future.add_done_callback(partial(self._decoded, job))
+        if not batch.items:
+            self._hand_over(job)
+
+    def close(self) -> None:
+        """Take in that no more jobs come."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def get(self) -> Job | None:
+        """Wait for a job that is ready and return it; None when there will be none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or (self._closed and not self._undecoded))
+            return self._ready.popleft() if self._ready else None
+
+    def shut_down(self) -> None:
+        """Decode no more."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _decode(self, plan: Future[Any], item: worker_pb2.Item, cancel: CancelToken, pictures: _Shared | None) -> Any:
+        cancel.check()
+        if pictures is None:
+            return self._service.decode(plan.result(), item)
+        return self._service.decode(plan.result(), item, pictures.decoded(self._service, plan.result(), cancel))
+
+    def _decoded(self, job: Job, _: Future[Any]) -> None:
+        with self._changed:
+            job.undecoded -= 1
+            if not job.undecoded:
+                self._hand_over(job)
+
+    def _hand_over(self, job: Job) -> None:
+        with self._changed:
+            if job.long:
+                self._ready.append(job)
+                self._undecoded -= 1
+            while self._batches and not self._batches[0].undecoded:
+                self._ready.append(self._batches.popleft())
+                self._undecoded -= 1
+            self._changed.notify_all()
+
+
+class _Shared:
+    """Pictures that several items have, decoded when the first of them is, and once."""
+
+    def __init__(self, pictures: Sequence[v1.Input]) -> None:
+        self._pictures = pictures
+        self._lock = threading.Lock()
+        self._decoded: Any = None
+        self._done = False
+
+    def decoded(self, service: Decoding, plan: Any, cancel: CancelToken) -> Any:
+        """Return what the service makes of them; what it raises is raised for each item anew."""
+        with self._lock:
+            if not self._done:
+                self._decoded = service.decode_pictures(plan, self._pictures, cancel.check)
+                self._done = True
+                self._pictures = ()
+            return self._decoded
