@@ -160,7 +160,7 @@ class Dispatcher:
         if forgotten:
             _log.error("worker %d gave no result for %d items of batch %d", worker, len(forgotten), flight.id)
             self._end(forgotten, lambda: InternalError("the server lost the result"))
-        tell(self.batch_listeners, batch_report(flight, busy, self._clock.now()))
+        tell(self.batch_listeners, batch_report(flight, done, self._clock.now()))
         self.pump()
 
     def pump(self) -> None:
@@ -210,7 +210,8 @@ class Dispatcher:
                 input=item.input,
                 seeds=item.seeds,
                 progress=progress,
-                pictures=item.pictures,
+        sets: dict[int, int] = {}  # the place of each call's pictures, from 1; its items hold the very same
+                picture_set=sets.get(id(item.pictures), 0),
                 preview_interval=item.preview_interval,
             )
         self.roster.send(flight)

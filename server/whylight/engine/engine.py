@@ -192,7 +192,8 @@ class Engine:
         """Take in a result, progress, the end of a batch or the answer about a plan; the pool calls it."""
         if worker not in self._dispatcher.roster:
             return
-        self._dispatcher.roster.hear(worker, self._clock.now())
+        if not frame.HasField("plan"):  # another thread of the worker answers those, even when its plugin hangs
+            self._dispatcher.roster.hear(worker, self._clock.now())
         match frame.WhichOneof("body"):
             case "result":
                 self._dispatcher.take_result(frame.result)

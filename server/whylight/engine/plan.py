@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
 from whylight.errors import WhylightError
-from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_from_proto
 from whylight.worker.v1 import worker_pb2
+from whylight.wire.kinds import is_long
 
 PlanKey = NewType("PlanKey", bytes)
 """A PlanSpec in canonical bytes: equal keys may share a batch."""
@@ -32,7 +32,7 @@ class Plan:
     @property
     def long(self) -> bool:
         """Whether it is done in slices, between batches of other work."""
-        return self.spec.kind in (catalog_pb2.METHOD_KIND_SYNTHESIS, catalog_pb2.METHOD_KIND_INSPECTION)
+        return is_long(self.spec.kind)
 
     def item_cost(self, targets: int) -> float:
         """Return what one input with so many targets costs."""
