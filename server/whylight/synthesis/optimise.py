@@ -60,10 +60,10 @@ def optimise(
     """
     step_by = _optimiser(optimiser, held, learning_rate)
     stopped = torch.zeros(len(held.parameter), dtype=torch.bool, device=held.parameter.device)
+    images = _seen(held)
     for number in range(steps):
         if cancel is not None:
             cancel.check()
-        images = held.images()
         due = [(term, term.factor(number, steps)) for term in terms]
         losses, gradients, finished = _judge(subject, images, due, robustness, generators, stop)
         stopped = stopped | finished
@@ -78,10 +78,16 @@ def optimise(
             held.replace(shown)
         with torch.no_grad():
             held.parameter[stopped] = before[stopped]
-            shown = held.images().detach().clone()
-        yield Step(number + 1, steps, losses, shown, stopped.clone())
+        images = _seen(held)
+        yield Step(number + 1, steps, losses, images.detach().clone(), stopped.clone())
         if bool(stopped.all()):
             return
+
+
+def _seen(held: Parametrisation) -> Tensor:
+    """Return the images with their graph: what one step shows, the next one begins with."""
+    with torch.enable_grad():
+        return held.images()
 
 
 def _pulled(held: Parametrisation, images: Tensor, gradients: Tensor, losses: dict[str, Tensor]) -> Tensor:
