@@ -212,6 +212,9 @@ class Dispatcher:
                 progress=progress,
         sets: dict[int, int] = {}  # the place of each call's pictures, from 1; its items hold the very same
                 picture_set=sets.get(id(item.pictures), 0),
+            if item.pictures and id(item.pictures) not in sets:
+                batch.picture_sets.add(pictures=item.pictures)
+                sets[id(item.pictures)] = len(batch.picture_sets)
                 preview_interval=item.preview_interval,
             )
         self.roster.send(flight)
