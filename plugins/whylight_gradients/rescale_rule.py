@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,11 +59,59 @@ _PRODUCTS_IN_PLACE = frozenset({torch.Tensor.mul_, torch.Tensor.__imul__})
 _DESCENDED = frozenset({F.multi_head_attention_forward})
 
 
-@dataclass(frozen=True)
-class Rescale(whylight.BackwardRule):
-    """Multipliers in place of derivatives: `Δoutput / Δinput` between the two halves of a pass.
+_SOFTMAX = frozenset({F.softmax, torch.softmax, torch.Tensor.softmax})
+_TAKEN_APART = frozenset({*_SOFTMAX, F.layer_norm, F.scaled_dot_product_attention})
+_OF_ONE: frozenset[Any] = _MAXIMA | _SOFTMAX | {F.layer_norm}
+_OPERANDS: dict[Function, tuple[str, ...]] = {
+    **dict.fromkeys(_ELEMENTWISE, ("input",)),
+    **dict.fromkeys(_OF_ONE, ("input",)),
+    **dict.fromkeys(_PRODUCTS, ("input", "other")),
+    F.scaled_dot_product_attention: ("query", "key", "value"),
+}
+"""What is not linear, and which arguments of it may depend on the input."""
 
-    The first half of the rows are inputs, the second half, in the same order, the baselines that they are compared to.
+
+@dataclass(frozen=True)
+class _Seen:
+    """A function that a run called, with its operands; those that are no tensors are None."""
+
+    function: Function
+    operands: tuple[Tensor | None, ...]
+    versions: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Recording(whylight.BackwardRule):
+    """Leaves a run of the baselines as it is, and keeps the operands of what is not linear, for one `Rescale`."""
+
+    seen: list[_Seen] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        """Whether everything is computed under `Rescale` as without it, to the bit."""
+        return not any(one.function in _TAKEN_APART for one in self.seen)
+
+    def call(self, call: whylight.FunctionCall) -> Any:
+        """Keep the operands."""
+        names = _OPERANDS.get(call.function)
+        if names is None:
+            return call.descend() if call.function in _DESCENDED else call.proceed()
+        written = call.function in _WRITING_OVER or call.function in _PRODUCTS_IN_PLACE or _in_place(call)
+        operands = []
+        for position, name in enumerate(names):
+            value = call.argument(position, name)
+            kept = value if isinstance(value, Tensor) else None
+            operands.append(kept.clone() if kept is not None and written and position == 0 else kept)
+        versions = tuple(-1 if one is None else one._version for one in operands)
+        self.seen.append(_Seen(call.function, tuple(operands), versions))
+        return call.proceed()
+
+
+@dataclass(eq=False)
+class Rescale(whylight.BackwardRule):
+    """Multipliers in place of derivatives: `Δoutput / Δinput` between a run of inputs and one of their baselines.
+
+    It is for one run of as many inputs as `baselines`, which it uses up, was made with.
 
     * Functions of one number (ReLU and its relatives, sigmoid, tanh, GELU, SiLU, exponential …): the paper's rescale
       rule; where `|Δinput|` is not above `smallest`, the derivative.
@@ -77,93 +125,159 @@ class Rescale(whylight.BackwardRule):
     """
 
     smallest: float
+    baselines: Recording
 
-    least_rows: ClassVar[int] = 2
+    def __post_init__(self) -> None:
+        self._exact = self.baselines.exact
+        self.baselines.seen.reverse()
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether nothing was taken apart."""
+        return self._exact
 
     def call(self, call: whylight.FunctionCall) -> Any:
-        """Take over what is not linear."""
+        """Take over what is not linear.
+
+        Raises:
+            Unsupported: the model computes in another way for the input than for the baseline.
+        """
+        function = call.function
+        if function not in _OPERANDS:
+            return call.descend() if function in _DESCENDED else call.proceed()
+        there = self._baseline_of(call)
         if not torch.is_grad_enabled():
             return call.proceed()
-        if call.function in _ELEMENTWISE and _moves(call.argument(0, "input")):
-            return self._of_one_number(call)
-        if call.function in _MAXIMA and _moves(call.argument(0, "input")) and not call.kwargs.get("return_indices"):
-            return self._paired(_Maxima, call.argument(0, "input"), _rest(call))
-        if call.function in _PRODUCTS:
-            return self._product(call)
-        if call.function in _SOFTMAX and _moves(call.argument(0, "input")):
-            return self._softmax(call)
-        if call.function is F.layer_norm and _moves(call.argument(0, "input")):
-            return self._layer_norm(call)
-        if call.function is F.scaled_dot_product_attention:
-            return self._attention(call)
-        return call.descend() if call.function in _DESCENDED else call.proceed()
+        if function in _PRODUCTS:
+            return self._product(call, there)
+        if function is F.scaled_dot_product_attention:
+            return self._attention(call, there)
+        if not _moves(call.argument(0, "input")) or there[0] is None:
+            return call.proceed()
+        if function in _ELEMENTWISE:
+            return self._of_one_number(call, there[0])
+        if function in _MAXIMA:
+            return call.proceed() if call.kwargs.get("return_indices") else self._maximum(call, there[0])
+        if function in _SOFTMAX:
+            return self._softmax(call, there[0])
+        return self._layer_norm(call, there[0])
 
-    def of(self, function: Function, input: Tensor) -> Tensor:
-        """Return a function of each number of `input`, under the rule."""
-        return self._paired(_OneNumber, input, function)
+    def _baseline_of(self, call: whylight.FunctionCall) -> tuple[Tensor | None, ...]:
+        """Return the operands that the same call had for the baselines."""
+        kept = self.baselines.seen.pop() if self.baselines.seen else None
+        names = _OPERANDS[call.function]
+        given = [call.argument(position, name) for position, name in enumerate(names)]
+        if kept is None or kept.function is not call.function:
+            raise _refused(call, "the model computes in another way for the input than for the baseline")
+        for mine, theirs, version in zip(given, kept.operands, kept.versions, strict=True):
+            if theirs is None:
+                continue
+            if not isinstance(mine, Tensor) or mine.shape != theirs.shape:
+                raise _refused(call, "the model computes in another way for the input than for the baseline")
+            if theirs._version != version:
+                raise _refused(call, "the model changes in place what it still needs")
+        return kept.operands
 
-    def _of_one_number(self, call: whylight.FunctionCall) -> Any:
-        input, name = call.argument(0, "input"), _ELEMENTWISE[call.function]
+    def of(self, function: Function, here: Tensor, there: Tensor) -> Tensor:
+        """Return a function of each number of `here`, whose multipliers are those of the way from `there`."""
+        values = here.detach()
+        with torch.no_grad():
+            output = function(values)
+            way = _less(values, there)
+            multipliers = _less(output, function(there)).div_(way).to(output.dtype)
+            near = way.abs_() <= self.smallest
+            some = bool(near.any())
+        if some:
+            leaf, again = _with_graph(function, values)
+            (slopes,) = torch.autograd.grad(again, leaf, torch.ones_like(again))
+            multipliers = torch.where(near, slopes, multipliers)
+        scaled: Tensor = _Scaled.apply(here, [output], multipliers)
+        return scaled
+
+    def _of_one_number(self, call: whylight.FunctionCall, there: Tensor) -> Any:
+        input = call.argument(0, "input")
         if any(_moves(value) for value in (*call.args[1:], *(v for k, v in call.kwargs.items() if k != "input"))):
             return call.proceed()
         if call.function in _WRITING_OVER:
             plain = _rest(call, _WRITING_OVER[call.function])
-            return input.copy_(self.of(plain, input.clone()))
-        position = _IN_PLACE_POSITION.get(name, 1)
-        if call.function is getattr(F, name, None) and call.argument(position, "inplace", False) is True:
+            return input.copy_(self.of(plain, input.clone(), there))
+        if _in_place(call):
+            position = _IN_PLACE_POSITION.get(_ELEMENTWISE[call.function], 1)
             args = [*call.args[1:position], *call.args[position + 1 :]]
             named = {key: value for key, value in call.kwargs.items() if key not in ("inplace", "input")}
-            return input.copy_(self.of(lambda given: call.function(given, *args, **named), input.clone()))
-        return self.of(_rest(call), input)
+            return input.copy_(self.of(lambda given: call.function(given, *args, **named), input.clone(), there))
+        return self.of(_rest(call), input, there)
 
-    def _product(self, call: whylight.FunctionCall) -> Any:
+    def _maximum(self, call: whylight.FunctionCall, there: Tensor) -> Tensor:
+        maxima: Tensor = _Maxima.apply(call.argument(0, "input"), there, _rest(call), self.smallest)
+        return maxima
+
+    def _product(self, call: whylight.FunctionCall, there: tuple[Tensor | None, ...]) -> Any:
         one, other = call.argument(0, "input"), call.argument(1, "other")
         if not (_moves(one) and _moves(other)) or len(one) != len(other) or one.dim() != other.dim():
             return call.proceed()
         if call.function in _PRODUCTS_IN_PLACE:
-            return one.copy_(_Product.apply(torch.mul, one.clone(), other))
-        return _Product.apply(_PRODUCTS[call.function], one, other)
+            return one.copy_(_product(torch.mul, one.clone(), other, *there))
+        return _product(_PRODUCTS[call.function], one, other, *there)
 
-    def _softmax(self, call: whylight.FunctionCall) -> Tensor:
-        input, dim = call.argument(0, "input"), call.argument(1, "dim")
-        dtype = call.kwargs.get("dtype")
-        return self.softmax(input if dtype is None else input.to(dtype), int(dim))
+    def _softmax(self, call: whylight.FunctionCall, there: Tensor) -> Tensor:
+        input, dim = call.argument(0, "input"), int(call.argument(1, "dim"))
+        dtype = call.kwargs.get("dtype") or input.dtype
+        return self.softmax(input.to(dtype), there.to(dtype), dim)[0]
 
-    def softmax(self, input: Tensor, dim: int) -> Tensor:
-        """Return the softmax, its exponentials, their sum's reciprocal and the product each under its rule."""
-        # Both halves are shifted alike: the shift cancels, and is no function of the input then.
-        highest = torch.stack(input.detach().amax(dim, keepdim=True).chunk(2)).amax(0)
-        powers = self.of(torch.exp, input - torch.cat((highest, highest)))
-        inverse = self.of(torch.reciprocal, powers.sum(dim, keepdim=True))
-        product: Tensor = _Product.apply(torch.mul, powers, inverse)
-        return product
+    def softmax(self, here: Tensor, there: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        """Return the softmax of both, its exponentials, their sum's reciprocal and the product each under its rule."""
+        # Both are shifted alike: the shift cancels, and is no function of the input then.
+        highest = torch.maximum(here.detach().amax(dim, keepdim=True), there.amax(dim, keepdim=True))
+        powers, others = self.of(torch.exp, here - highest, there - highest), torch.exp(there - highest)
+        sums = others.sum(dim, keepdim=True)
+        inverse, inverses = self.of(torch.reciprocal, powers.sum(dim, keepdim=True), sums), torch.reciprocal(sums)
+        return _product(torch.mul, powers, inverse, others, inverses), others * inverses
 
-    def _layer_norm(self, call: whylight.FunctionCall) -> Tensor:
+    def _layer_norm(self, call: whylight.FunctionCall, there: Tensor) -> Tensor:
         input, shape = call.argument(0, "input"), call.argument(1, "normalized_shape")
         weight, bias = call.argument(2, "weight"), call.argument(3, "bias")
         eps = call.argument(4, "eps", 1e-5)
         dims = tuple(range(-len(shape), 0))
-        centred = input - input.mean(dims, keepdim=True)
-        variance = self.of(torch.square, centred).mean(dims, keepdim=True)
-        normal: Tensor = _Product.apply(torch.mul, centred, self.of(lambda v: torch.rsqrt(v + eps), variance))
+
+        def inverse(variance: Tensor) -> Tensor:
+            return torch.rsqrt(variance + eps)
+
+        centred, other = (one - one.mean(dims, keepdim=True) for one in (input, there))
+        variance = self.of(torch.square, centred, other).mean(dims, keepdim=True)
+        variances = other.square().mean(dims, keepdim=True)
+        scale = self.of(inverse, variance, variances)
+        normal = _product(torch.mul, centred, scale, other, inverse(variances))
         normal = normal if weight is None else normal * weight
         return normal if bias is None else normal + bias
 
-    def _attention(self, call: whylight.FunctionCall) -> Any:
+    def _attention(self, call: whylight.FunctionCall, there: tuple[Tensor | None, ...]) -> Any:
         query, key, value = (call.argument(k, name) for k, name in enumerate(("query", "key", "value")))
         mask, causal = call.argument(3, "attn_mask"), call.argument(5, "is_causal", False)
         scale = call.kwargs.get("scale") or query.shape[-1] ** -0.5
         if mask is not None or causal or call.kwargs.get("enable_gqa") or not (_moves(query) and _moves(value)):
             return call.proceed()
-        weights = self.softmax(_Product.apply(torch.matmul, query * scale, key.transpose(-2, -1)), -1)
-        return _Product.apply(torch.matmul, weights, value)
+        queries, keys, values = there
+        if queries is None or keys is None or values is None:
+            raise _refused(call, "the model computes in another way for the input than for the baseline")
+        queries, turned = queries * scale, keys.transpose(-2, -1)
+        logits = _product(torch.matmul, query * scale, key.transpose(-2, -1), queries, turned)
+        weights, others = self.softmax(logits, queries @ turned, -1)
+        return _product(torch.matmul, weights, value, others, values)
 
-    def _paired(self, kind: type[torch.autograd.Function], input: Tensor, function: Function) -> Tensor:
-        output: Tensor = kind.apply(input, function, self.smallest)
-        return output
+
+def _refused(call: whylight.FunctionCall, why: str) -> whylight.Unsupported:
+    place = f"layer {call.layer!r}" if call.layer else "the model, outside its layers,"
+    name = getattr(call.function, "__name__", str(call.function))
+    return whylight.Unsupported(f"differences cannot go back: {place} calls {name!r}: {why}", field="model")
 
 
-_SOFTMAX = frozenset({F.softmax, torch.softmax, torch.Tensor.softmax})
+def _in_place(call: whylight.FunctionCall) -> bool:
+    """Whether a function of `torch.nn.functional` is told to write over its input."""
+    name = _ELEMENTWISE.get(call.function, "")
+    if call.function is not getattr(F, name, None):
+        return False
+    return call.argument(_IN_PLACE_POSITION.get(name, 1), "inplace", False) is True
 
 
 def _moves(value: Any) -> bool:
@@ -188,81 +302,72 @@ def _less(one: Tensor, other: Tensor) -> Tensor:
     return one.to(dtype) - other.to(dtype)
 
 
-def _of_inputs(gradient: Tensor) -> Tensor:
-    """Return the gradient of both halves: targets are of the inputs, and nothing is asked of what goes to baselines."""
-    return torch.cat((gradient, torch.zeros_like(gradient)))
+class _Scaled(torch.autograd.Function):
+    """A value that was computed before, with the multipliers of what it was computed of."""
 
-
-class _OneNumber(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, function: Function, smallest: float) -> Tensor:
-        ctx.function, ctx.smallest = function, smallest
-        ctx.save_for_backward(input)
-        output: Tensor = function(input)
-        return output
+    def forward(ctx: Any, input: Tensor, output: list[Tensor], multipliers: Tensor) -> Tensor:
+        ctx.save_for_backward(multipliers)
+        return output.pop()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (input,) = ctx.saved_tensors
-        here, there = input.chunk(2)
-        wanted = gradient.chunk(2)[0]
-        leaf, output = _again(ctx.function, here)
-        (plain,) = torch.autograd.grad(output, leaf, wanted)
-        way = _less(here, there)
-        multiplied = wanted * (_less(output.detach(), ctx.function(there)) / way).to(wanted.dtype)
-        return _of_inputs(torch.where(way.abs() > ctx.smallest, multiplied, plain)), None, None
+        (multipliers,) = ctx.saved_tensors
+        return gradient * multipliers, None, None
 
 
 class _Maxima(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, function: Function, smallest: float) -> Tensor:
+    def forward(ctx: Any, here: Tensor, there: Tensor, function: Function, smallest: float) -> Tensor:
         ctx.function, ctx.smallest = function, smallest
-        ctx.save_for_backward(input)
-        output: Tensor = function(input)
+        ctx.save_for_backward(here, there)
+        output: Tensor = function(here)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (input,) = ctx.saved_tensors
-        leaf, output = _again(ctx.function, input)
-        here, there = output.detach().chunk(2)
-        highest = torch.maximum(here, there)
-        wanted = gradient.chunk(2)[0]
-        risen, fallen = wanted * (highest - there), wanted * (here - highest)
-        (placed,) = torch.autograd.grad(output, leaf, torch.cat((risen, fallen)), retain_graph=True)
-        (plain,) = torch.autograd.grad(output, leaf, torch.cat((wanted, torch.zeros_like(wanted))))
-        total = torch.stack(placed.chunk(2)).sum(0)
-        way = _less(*input.chunk(2))
-        multiplied = (total / way).to(gradient.dtype)
-        return _of_inputs(torch.where(way.abs() > ctx.smallest, multiplied, plain.chunk(2)[0])), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        here, there = ctx.saved_tensors
+        leaf, maximum = _with_graph(ctx.function, here)
+        other, lower = _with_graph(ctx.function, there)
+        highest = torch.maximum(maximum.detach(), lower.detach())
+        (risen,) = torch.autograd.grad(maximum, leaf, gradient * (highest - lower.detach()), retain_graph=True)
+        (fallen,) = torch.autograd.grad(lower, other, gradient * (maximum.detach() - highest))
+        way = _less(here, there)
+        multiplied = (risen + fallen).div(way).to(gradient.dtype)
+        near = way.abs_() <= ctx.smallest
+        if bool(near.any()):
+            (plain,) = torch.autograd.grad(maximum, leaf, gradient)
+            multiplied = torch.where(near, plain, multiplied)
+        return multiplied, None, None, None
+
+
+def _product(function: Function, one: Tensor, other: Tensor, *baselines: Tensor | None) -> Tensor:
+    product: Tensor = _Product.apply(function, one, other, *baselines)
+    return product
 
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Function, one: Tensor, other: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Function, one: Tensor, other: Tensor, one_there: Tensor, other_there: Tensor
+    ) -> Tensor:
         ctx.function = function
-        ctx.save_for_backward(one, other)
+        ctx.save_for_backward((one + one_there) / 2, (other + other_there) / 2)
         output: Tensor = function(one, other)
         return output
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
         one, other = ctx.saved_tensors
-        leaf, output = _again(lambda given: ctx.function(given, _mean(other)), one)
+        leaf, output = _with_graph(lambda given: ctx.function(given, other), one)
         (to_one,) = torch.autograd.grad(output, leaf, gradient)
-        leaf, output = _again(lambda given: ctx.function(_mean(one), given), other)
+        leaf, output = _with_graph(lambda given: ctx.function(one, given), other)
         (to_other,) = torch.autograd.grad(output, leaf, gradient)
-        return None, to_one, to_other
+        return None, to_one, to_other, None, None
 
 
-def _mean(tensor: Tensor) -> Tensor:
-    """Return the mean of both halves, for both."""
-    mean = torch.stack(tensor.chunk(2)).mean(0)
-    return torch.cat((mean, mean))
-
-
-def _again(function: Function, input: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute once more, with a graph of its own: what is kept until then is the input alone."""
+def _with_graph(function: Function, input: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute with a graph of its own."""
     with torch.enable_grad():
         leaf = input.detach().requires_grad_(True)
         return leaf, function(leaf)

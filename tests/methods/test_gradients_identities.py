@@ -12,7 +12,7 @@ from torch import nn
 import whylight
 from whylight.models import Transform, wrap_module
 from whylight.subject import CancelToken
-from whylight.testing import conv_gap_net, functional_relu_net, relu_net, run_method
+from whylight.testing import conv_gap_net, functional_relu_net, relu_net, run_method, tiny_vit
 from whylight.testing.running import batch_of
 from whylight_gradients import (
     Deconvnet,
@@ -297,6 +297,50 @@ def test_deeplift_under_a_budget_of_one_row():
     assert torch.equal(
         run_method(DeepLift, wide, inputs, TARGETS).maps, run_method(DeepLift, tight, inputs, TARGETS).maps
     )
+
+
+def test_deeplift_in_parts_gives_the_bits_of_each_input_alone():
+    """More inputs than a pass takes on a CPU, some with several targets."""
+    inputs = torch.randn(18, 3, 24, 32, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    model = wrap_module(relu_net().double())
+    assert model.subject().rows_with_gradients() < len(inputs)
+    found = run_method(DeepLift, model, inputs, [(0, 2), *[1] * 16, (3, 1)])
+    ends = [0, 1, 18, 19]
+    alone = [
+        run_method(DeepLift, model, inputs[row : row + 1], [targets]) for row, targets in ((0, (0, 2)), (17, (3, 1)))
+    ]
+    assert torch.equal(found.maps[ends], torch.cat([one.maps for one in alone]))
+    for name in ("score_difference", "completeness_residual"):
+        assert torch.equal(found.checks[name][ends], torch.cat([one.checks[name] for one in alone]))
+
+
+def test_deeplift_divides_attention_up():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = tiny_vit().double().eval()
+    size = network(torch.zeros(1, 3, 32, 32, dtype=torch.float64)).shape[1]
+    inputs = F.interpolate(INPUTS[:1], (32, 32), mode="bilinear")
+    found = run_method(DeepLift, wrap_module(network, input_size=(32, 32)), inputs, [size - 1], {"baseline": "blur"})
+    close(found.checks["completeness_residual"], torch.zeros(1, dtype=torch.float64), atol=1e-9)
+    assert abs(float(found.checks["score_difference"])) > 1e-6
+
+
+class Deciding(nn.Module):
+    """Computes bright inputs in another way than dark ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+
+    def forward(self, inputs):
+        features = self.features(inputs)
+        features = features.relu() if inputs.mean() > 0.5 else features.sigmoid()
+        return features.mean((2, 3))
+
+
+def test_deeplift_refuses_a_network_that_computes_otherwise_for_the_baseline():
+    with pytest.raises(whylight.Unsupported, match="in another way for the input than for the baseline"):
+        run_method(DeepLift, wrap_module(Deciding()), INPUTS[:1].float() + 1, [0], {"baseline": "zero"})
 
 
 METHODS = {

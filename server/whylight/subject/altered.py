@@ -41,9 +41,11 @@ class Altered:
     gradients: Tensor
 
 
-def altered_scores(subject: Subject, batch: Batch, count: int, alter: Callable[[int], Tensor]) -> Iterator[Tensor]:
+def altered_scores(
+    subject: Subject, batch: Batch, count: int, alter: Callable[[int], Tensor], rule: BackwardRule | None = None
+) -> Iterator[Tensor]:
     """Yield the scores `[M]` of each copy; see `Subject.altered_scores`."""
-    for _, values in _scored_groups(subject, batch, count, lambda group: _copies(batch, group, alter)):
+    for _, values in _scored_groups(subject, batch, count, lambda group: _copies(batch, group, alter), rule):
         yield from values
 
 
@@ -62,7 +64,11 @@ def altered_score_blocks(
 
 
 def _scored_groups(
-    subject: Subject, batch: Batch, count: int, copies_of: Callable[[range], Tensor]
+    subject: Subject,
+    batch: Batch,
+    count: int,
+    copies_of: Callable[[range], Tensor],
+    rule: BackwardRule | None = None,
 ) -> Iterator[tuple[range, Tensor]]:
     """Yield groups of copies that fill passes, with their scores `[K, M]`; `copies_of` lays a group's end to end."""
     aims = subject.aims(batch)
@@ -78,7 +84,7 @@ def _scored_groups(
             inputs = copies[start : start + rows]
             companions = _companions(batch, start, len(inputs))
             with torch.no_grad():
-                sources = subject.model.run(inputs, companions, watch=layers, latents=latents).sources()
+                sources = subject.model.run(inputs, companions, watch=layers, latents=latents, rule=rule).sources()
             aimed = _aimed(aims, targets, start, len(inputs))
             parts.append(values_of(aimed, sources))
         yield group, torch.cat(parts).view(len(group), len(aims))

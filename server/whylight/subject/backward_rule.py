@@ -12,7 +12,7 @@ import abc
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -84,16 +84,16 @@ class FunctionCall:
 
 
 class BackwardRule(abc.ABC):
-    """Another way back through some functions. Holds no state of a run: many runs share one rule.
+    """Another way back through some functions. Holds no state of a run, so that many runs may share one rule.
 
-    Rules that are equal and hash alike (a frozen dataclass) share what a batch already computed.
+    Rules that are equal and hash alike (a frozen dataclass) share what a batch already computed. One that must hold
+    something of a run is made for that run, and equal to no other (``@dataclass(eq=False)``).
     """
 
-    keeps_values: ClassVar[bool] = False
-    """Whether a run forward gives the very same bits under the rule as without it, so that its output serves others."""
-
-    least_rows: ClassVar[int] = 1
-    """How many rows a pass has at least, whatever memory says: 2 for a rule that compares rows with one another."""
+    @property
+    def keeps_values(self) -> bool:
+        """Whether a run gives the very same bits under the rule as without it, so that its output serves others."""
+        return False
 
     @abc.abstractmethod
     def call(self, call: FunctionCall) -> Any:

@@ -10,7 +10,7 @@ it is, without a word.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,10 @@ class GuidedRelu(BackwardRule):
     Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR workshop 2015, Figure 1 c.
     """
 
-    keeps_values: ClassVar[bool] = True
+    @property
+    def keeps_values(self) -> bool:
+        """Yes."""
+        return True
 
     def call(self, call: FunctionCall) -> Any:
         """Take ReLU and ReLU6 over."""
@@ -40,7 +43,10 @@ class DeconvnetRelu(BackwardRule):
     Springenberg et al. (2015), Figure 1 c.
     """
 
-    keeps_values: ClassVar[bool] = True
+    @property
+    def keeps_values(self) -> bool:
+        """Yes."""
+        return True
 
     def call(self, call: FunctionCall) -> Any:
         """Take ReLU and ReLU6 over."""

@@ -229,13 +229,16 @@ class Subject:
         values = self._scores(batch, aims).tolist()
         return tuple(ResolvedTarget(aim.target, aim.label, value) for aim, value in zip(aims, values, strict=True))
 
-    def altered_scores(self, batch: Batch, count: int, alter: Callable[[int], Tensor]) -> Iterator[Tensor]:
+    def altered_scores(
+        self, batch: Batch, count: int, alter: Callable[[int], Tensor], *, rule: BackwardRule | None = None
+    ) -> Iterator[Tensor]:
         """Yield, for each of `count` altered copies of the inputs, in order, the value of each target `[M]`.
 
         ``alter(k)`` gives the k-th copy of all inputs, `[N, C, H, W]`. Ranks are those of the unaltered inputs. Copies
-        share passes as memory allows, and are made as they are needed.
+        share passes as memory allows, and are made as they are needed. `rule` sees the functions that run; there is no
+        way back.
         """
-        return altered_scores(self, batch, count, alter)
+        return altered_scores(self, batch, count, alter, rule)
 
     def altered_score_blocks(
         self, batch: Batch, count: int, alter: Callable[[range], Tensor]
@@ -433,7 +436,7 @@ class Subject:
         gradients: list[Tensor] = []
         pieces: dict[str, list[Tensor]] = {}
         neurons, latents = sources_of([aim_at(self.model, target) for target in batch.targets])
-        size = max(self.model.max_rows(gradients_at=layer or ""), 1 if rule is None else rule.least_rows)
+        size = self.model.max_rows(gradients_at=layer or "")
         for rows in _chunks(len(batch.inputs), size, batch.cancel):
             inputs = batch.inputs[rows]
             with torch.enable_grad():
