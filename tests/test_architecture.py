@@ -32,6 +32,16 @@ FORBIDDEN = {
         "whylight.explainer",
         "whylight.plugins",
     },
+    "open_inference": {
+        "torch",
+        "torchvision",
+        "pluggy",
+        "whylight.subject",
+        "whylight.ops",
+        "whylight.explainer",
+        "whylight.plugins",
+        "whylight.models",
+    },
     "client": {
         "torch",
         "torchvision",

@@ -80,6 +80,7 @@ async def test_reflection_lists_the_services(served: Served):
     assert {service.name for service in response.list_services_response.service} == {
         "whylight.v1.ExplanationService",
         "whylight.v1.CatalogService",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

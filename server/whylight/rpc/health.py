@@ -31,6 +31,11 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # t
         self._ended = False
         self._changed = asyncio.Event()
 
+    @property
+    def serving(self) -> bool:
+        """Whether the services serve."""
+        return self._serving
+
     def set(self, serving: bool) -> None:
         """Set the state of all services, and tell the watchers. A server that drains stays at NOT_SERVING."""
         self._serving = serving and not self._draining

@@ -9,10 +9,12 @@ from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from whylight.engine.engine import State
-from whylight.rpc import health
+from whylight.open_inference.messages import POOL as OPEN_INFERENCE_POOL
+from whylight.open_inference.messages import SERVICE as OPEN_INFERENCE_SERVICE
+from whylight.open_inference.servicer import OpenInferenceServicer, add_to_server
+from whylight.rpc import health, reflection
 from whylight.rpc.admission import Admission
 from whylight.rpc.authentication import Authentication
 from whylight.rpc.backend import Backend
@@ -45,7 +47,10 @@ class RpcServer:
         self._backend = backend
         self._settings = settings.server
         self._admission = Admission()
-        self._health = health.HealthServicer(EXPLANATION_SERVICE, CATALOG_SERVICE)
+        services = [EXPLANATION_SERVICE, CATALOG_SERVICE]
+        if settings.open_inference.enabled:
+            services.append(OPEN_INFERENCE_SERVICE)
+        self._health = health.HealthServicer(*services)
         limits = settings.limits.limits()
         self._server = grpc.aio.server(
             interceptors=(Guard(), Authentication(access or Access(settings.authentication.tokens_file))),
@@ -71,10 +76,21 @@ class RpcServer:
         catalog_pb2_grpc.add_CatalogServiceServicer_to_server(
             CatalogServicer(backend, limits, default_model=settings.default_model_name), self._server
         )
+        if settings.open_inference.enabled:
+            servicer = OpenInferenceServicer(
+                backend,
+                self._admission,
+                limits,
+                serving=lambda: self._health.serving,
+                default_model=settings.default_model_name,
+                response_bytes=settings.server.response_bytes,
+                stream_window=settings.server.stream_window,
+            )
+            add_to_server(servicer, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if settings.server.reflection:
-            names = (EXPLANATION_SERVICE, CATALOG_SERVICE, health.SERVICE, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, self._server)
+            names = (*services, health.SERVICE, reflection.SERVICE)
+            reflection.enable_reflection(names, self._server, OPEN_INFERENCE_POOL)
 
     async def start(self) -> str:
         """Listen, and return the address with the port that is really used.

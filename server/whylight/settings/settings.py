@@ -12,6 +12,7 @@ from whylight.models.config import ModelConfig
 from whylight.settings.authentication import AuthenticationSettings
 from whylight.settings.batching import BatchingSettings, QueueSettings
 from whylight.settings.limits import LimitSettings
+from whylight.settings.open_inference import OpenInferenceSettings
 from whylight.settings.plugins import PluginSettings
 from whylight.settings.server import ServerSettings
 from whylight.settings.worker import WorkerSettings
@@ -50,6 +51,9 @@ class Settings(BaseSettings):
     plugins: PluginSettings = Field(default_factory=PluginSettings, description="Which plugins are used.")
     batching: BatchingSettings = Field(default_factory=BatchingSettings, description="When items are put together.")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="How much work may wait.")
+    open_inference: OpenInferenceSettings = Field(
+        default_factory=OpenInferenceSettings, description="The Open Inference Protocol, beside our own API."
+    )
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What one request may hold.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The processes that do the work.")
 
