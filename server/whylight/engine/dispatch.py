@@ -201,7 +201,11 @@ class Dispatcher:
             traces=tuple(dict.fromkeys(item.trace for item in items if item.trace is not None)),
         )
         batch = worker_pb2.Batch(batch_id=flight.id, spec=spec)
+        sets: dict[int, int] = {}  # the place of each call's pictures, from 1; its items hold the very same
         for item in items:
+            if item.pictures and id(item.pictures) not in sets:
+                batch.picture_sets.add(pictures=item.pictures)
+                sets[id(item.pictures)] = len(batch.picture_sets)
             item.flight = flight
             self._flying.add(item.ticket.id, item.ticket.deadline)
             progress = item.watch.spec if item.watch else None
@@ -210,11 +214,7 @@ class Dispatcher:
                 input=item.input,
                 seeds=item.seeds,
                 progress=progress,
-        sets: dict[int, int] = {}  # the place of each call's pictures, from 1; its items hold the very same
                 picture_set=sets.get(id(item.pictures), 0),
-            if item.pictures and id(item.pictures) not in sets:
-                batch.picture_sets.add(pictures=item.pictures)
-                sets[id(item.pictures)] = len(batch.picture_sets)
                 preview_interval=item.preview_interval,
             )
         self.roster.send(flight)

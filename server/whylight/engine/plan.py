@@ -12,8 +12,8 @@ from typing import NewType, TypeAlias
 from whylight.errors import WhylightError
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_from_proto
-from whylight.worker.v1 import worker_pb2
 from whylight.wire.kinds import is_long
+from whylight.worker.v1 import worker_pb2
 
 PlanKey = NewType("PlanKey", bytes)
 """A PlanSpec in canonical bytes: equal keys may share a batch."""
