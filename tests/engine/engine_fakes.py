@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from whylight.engine import Bounds, Engine, Work
 from whylight.engine.pool import PoolListener
 from whylight.errors import InvalidInput, WhylightError
+from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_to_proto
 from whylight.wire.scalars import seconds_to_duration
@@ -63,12 +65,15 @@ class FakePool:
     hold_plans: bool = False
     cost: float = 1.0
     stochastic: Sequence[bool] = ()
+    models: dict[int, Sequence[str]] = field(default_factory=dict)
+    """Names of the models of workers that have others than "m"."""
     listener: PoolListener | None = None
     batches: list[tuple[int, worker_pb2.Batch]] = field(default_factory=list)
     cancelled: list[tuple[int, int]] = field(default_factory=list)
     plans: list[tuple[int, worker_pb2.PlanRequest]] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
     stopped: list[float] = field(default_factory=list)
+    configured: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
 
     async def start(self, listener: PoolListener) -> None:
         self.listener = listener
@@ -86,6 +91,9 @@ class FakePool:
                 if not self.hold_plans:
                     asyncio.get_running_loop().call_soon(self.answer_plan)
 
+    def configure(self, worker: int, models: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        self.configured[worker] = [(fields["name"], generation) for generation, fields in models]
+
     def kill(self, worker: int) -> None:
         self.killed.append(worker)
 
@@ -93,7 +101,8 @@ class FakePool:
         self.stopped.append(grace)
 
     def up(self, worker: int = 0) -> None:
-        self.listener.worker_up(worker, worker_pb2.Ready(device=f"cpu:{worker}"))
+        models = [catalog_pb2.Model(name=name) for name in self.models.get(worker, ("m",))]
+        self.listener.worker_up(worker, worker_pb2.Ready(device=f"cpu:{worker}", models=models))
 
     def down(self, worker: int = 0, retry_after: float = 2.0) -> None:
         self.batches = [(holder, batch) for holder, batch in self.batches if holder != worker]

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from whylight.engine import frames
+from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.config import WorkerConfig
 from whylight.worker.v1 import worker_pb2
@@ -45,7 +46,9 @@ def main() -> None:
         case "parent":
             subprocess.Popen(["sleep", "1000"], start_new_session=True)
     facts = {"session": str(os.getsid(0)), "files": ",".join(sorted(os.listdir("/proc/self/fd"), key=int))}
-    frames.send(connection, worker_pb2.WorkerFrame(ready=worker_pb2.Ready(device="cpu", library_versions=facts)))
+    models = [catalog_pb2.Model(name="m")]
+    ready = worker_pb2.Ready(device="cpu", library_versions=facts, models=models)
+    frames.send(connection, worker_pb2.WorkerFrame(ready=ready))
     while (frame := frames.receive(connection, worker_pb2.FrontEndFrame)) is not None:
         match frame.WhichOneof("body"):
             case "plan":

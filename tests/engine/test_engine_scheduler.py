@@ -87,9 +87,9 @@ def test_draining_waits_for_no_more() -> None:
 def test_ahead_of_a_busy_worker_only_full_batches_leave() -> None:
     scheduler = Scheduler(Bounds(max_batch_items=2))
     scheduler.admit(tickets(1), 0.0)
-    assert scheduler.next_batch(0.0, only_full=True) is None
+    assert scheduler.next_batch(0.0, may_leave=lambda queue, full: full) is None
     scheduler.admit(tickets(1, first=2), 0.0)
-    assert ids(scheduler.next_batch(0.0, only_full=True)) == [1, 2]
+    assert ids(scheduler.next_batch(0.0, may_leave=lambda queue, full: full)) == [1, 2]
 
 
 def test_equal_queues_take_turns() -> None:
@@ -155,7 +155,7 @@ def test_who_could_not_be_served_saves_no_credit_up() -> None:
     scheduler.admit([Ticket(1, "debtor", 99.0), *tickets(1, "other", first=1000)], 0.0)
     assert ids(scheduler.next_batch(0.0)) == [1]
     scheduler.admit(tickets(30, "debtor", first=2), 0.0)
-    assert scheduler.next_batch(0.0, only_full=True).queue == "debtor"
+    assert scheduler.next_batch(0.0, may_leave=lambda queue, full: full).queue == "debtor"
     scheduler.admit(tickets(30, "other", first=1001), 0.0)
     order = [scheduler.next_batch(0.0).queue for _ in range(12)]
     assert order.count("debtor") >= 5

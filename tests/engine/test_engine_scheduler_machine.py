@@ -100,7 +100,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 or (not only_full and (self.scheduler.draining or queue[0][1] + BOUNDS.max_delay <= self.now))
             )
         }
-        batch = self.scheduler.next_batch(self.now, only_full=only_full)
+        batch = self.scheduler.next_batch(self.now, may_leave=lambda queue, full: full or not only_full)
         if batch is None:
             assert not ready, "work was ready and no batch came"
             return multiple()

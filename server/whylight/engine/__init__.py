@@ -3,6 +3,7 @@
 from whylight.engine.bounds import Bounds
 from whylight.engine.engine import Engine, State
 from whylight.engine.local_pool import LocalPool
+from whylight.engine.model_table import ModelChoice
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport
 from whylight.engine.scheduler import CloseReason
@@ -15,6 +16,7 @@ __all__ = [
     "Engine",
     "ItemReport",
     "LocalPool",
+    "ModelChoice",
     "State",
     "Watch",
     "Work",

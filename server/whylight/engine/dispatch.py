@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, Timer
@@ -16,8 +16,9 @@ from whylight.engine.deadlines import Deadlines
 from whylight.engine.item import Item
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, batch_report, item_report, tell
-from whylight.engine.roster import Flight, Roster
+from whylight.engine.roster import Flight, Roster, Slot
 from whylight.engine.scheduler import FormedBatch, Scheduler
+from whylight.engine.version import Version
 from whylight.errors import Cancelled, DeadlineExceeded, InternalError, WhylightError
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
@@ -91,9 +92,15 @@ class Dispatcher:
             self._recall(ids)
             self._end(ids, lambda: Cancelled("nobody waits for this"))
 
-    def abandon(self, error: Callable[[], WhylightError], *, waiting_only: bool = False) -> None:
-        """End every item, or every item that waits, with an error."""
-        everything = list(self._live)
+    def abandon(
+        self,
+        error: Callable[[], WhylightError],
+        *,
+        waiting_only: bool = False,
+        of: Callable[[Version], bool] = lambda version: True,
+    ) -> None:
+        """End every item, or every item that waits and is for a version `of` is true of, with an error."""
+        everything = [id for id, item in self._live.items() if of(item.plan.version)]
         waiting = [one.id for scheduler in (self.scheduler, self.long) for one in scheduler.cancel(everything)]
         self._end(waiting, error)
         if not waiting_only:
@@ -106,9 +113,9 @@ class Dispatcher:
         if self._timer:
             self._timer.cancel()
 
-    def add_worker(self, worker: int) -> None:
-        """Count a worker in and give it work."""
-        self.roster.add(worker, self._clock.now())
+    def add_worker(self, worker: int, versions: Iterable[Version]) -> None:
+        """Count a worker in that has these versions of models, and give it work."""
+        self.roster.add(worker, self._clock.now(), versions)
         self.scheduler.throughput.workers = self.long.throughput.workers = len(self.roster)
         self.pump()
 
@@ -168,21 +175,23 @@ class Dispatcher:
         now = self._clock.now()
         due = math.inf
         while len(self.scheduler):
-            slot = self.roster.slot(self.scheduler.throughput.per_worker)
-            if slot is None:
-                break
-            early = now < slot.due and not self.scheduler.draining
-            formed = self.scheduler.next_batch(now, only_full=early)
+            places = _Places(self.roster, self.scheduler, now)
+            formed = self.scheduler.next_batch(now, may_leave=places.take)
             if formed is None:
-                due = slot.due if early else math.inf
+                due = places.due
                 break
-            self._send(slot.worker, formed, now)
-        while len(self.long) and (worker := self.roster.long_slot()) is not None:
-            formed = self.long.next_batch(now)
+            self._send(places.worker_of(formed), formed, now)
+        while len(self.long):
+            formed = self.long.next_batch(now, may_leave=self._has_long_slot)
             if formed is None:
                 break
+            worker = self.roster.long_slot(_version(formed.queue))
+            assert worker is not None
             self._send(worker, formed, now)
         self._set_timer(now, due)
+
+    def _has_long_slot(self, queue: Hashable, full: bool) -> bool:
+        return self.roster.long_slot(_version(queue)) is not None
 
     def _send(self, worker: int, formed: FormedBatch, now: float) -> None:
         items = [self._live[ticket.id] for ticket in formed.tickets]
@@ -272,3 +281,41 @@ class Dispatcher:
 
     def _stuck(self) -> dict[int, float]:
         return self.roster.stuck_at(self._stuck_after, self.scheduler.throughput.per_worker)
+
+
+class _Places:
+    """Where batches may go at one moment, by the versions of models that workers have; `due` is when that changes."""
+
+    def __init__(self, roster: Roster, scheduler: Scheduler, now: float) -> None:
+        self._roster = roster
+        self._pace = scheduler.throughput.per_worker
+        self._hurried = scheduler.draining
+        self._now = now
+        self._slots: dict[Version, Slot | None] = {}
+        self.due = math.inf
+
+    def take(self, queue: Hashable, full: bool) -> bool:
+        """Whether there is room for a batch of a queue; for one that is not full, only after its slot's time."""
+        version = _version(queue)
+        if version not in self._slots:
+            self._slots[version] = self._roster.slot(version, self._pace)
+        slot = self._slots[version]
+        if slot is None:
+            return False
+        if full or self._hurried or slot.due <= self._now:
+            return True
+        self.due = min(self.due, slot.due)
+        return False
+
+    def worker_of(self, formed: FormedBatch) -> int:
+        """Return who gets a batch for which there is room."""
+        slot = self._slots[_version(formed.queue)]
+        assert slot is not None
+        return slot.worker
+
+
+def _version(queue: Hashable) -> Version:
+    """Return which version the items of a queue are for: the engine puts it first into the queue's key."""
+    assert isinstance(queue, tuple)
+    version: Version = queue[0]
+    return version

@@ -8,18 +8,23 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias, TypeVar
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, LoopClock
 from whylight.engine.dispatch import Dispatcher
 from whylight.engine.frames import FRAME_BYTES
 from whylight.engine.item import Item
+from whylight.engine.model_control import ModelControl
+from whylight.engine.model_table import ModelChoice, ModelTable
 from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, tell
+from whylight.engine.response_cache import Edition, ResponseCache
 from whylight.engine.scheduler import Ticket
+from whylight.engine.version import Version
 from whylight.engine.work import Work, evaluations, signature
 from whylight.errors import DeadlineExceeded, InvalidInput, Unavailable, WhylightError
 from whylight.v1 import catalog_pb2
@@ -30,12 +35,13 @@ from whylight.worker.v1 import worker_pb2
 _log = logging.getLogger(__name__)
 
 AnyResult = TypeVar("AnyResult")
+_Outcome: TypeAlias = "v1.InputResult | WhylightError"
 
 
 class State(enum.Enum):
     """Whether the engine takes work."""
 
-    STARTING = "starting"  # no worker has been up yet
+    STARTING = "starting"  # a model that is to be there from the start has not been loaded yet
     READY = "ready"  # at least one worker is up
     UNAVAILABLE = "unavailable"  # all workers were lost and are being started again
     DRAINING = "draining"  # it finishes what it has
@@ -51,10 +57,16 @@ class Engine:
         bounds: Bounds | None = None,
         *,
         clock: Clock | None = None,
+        models: Sequence[ModelChoice] = (),
         stuck_after: float = 600.0,
+        load_timeout: float = 600.0,
         draw_seed: Callable[[], int] = lambda: random.SystemRandom().getrandbits(53),
+        cache: ResponseCache | None = None,
     ) -> None:
-        """Take the workers of `pool`, which `start` starts.
+        """Take the workers of `pool`, which `start` starts; `cache` holds answers that were given before.
+
+        Models that workers have and that are not among `models` are served too, but not loaded by other workers. A
+        load that takes longer than `load_timeout` seconds has failed.
 
         A worker is killed and started again when it has work and has said nothing for `stuck_after` seconds more than
         its batch should take. `draw_seed` gives the seeds of stochastic work that has none: of 53 bits, so that clients
@@ -63,13 +75,26 @@ class Engine:
         self._pool = pool
         self._clock = clock or LoopClock()
         self._draw_seed = draw_seed
-        self._dispatcher = Dispatcher(pool, bounds or Bounds(), self._clock, stuck_after)
+        self._cache = cache
+        self._dispatcher = dispatcher = Dispatcher(pool, bounds or Bounds(), self._clock, stuck_after)
+        self._table = ModelTable(models)
+        self._table.listeners.append(self._models_changed)
+        self.models = ModelControl(
+            self._table,
+            pool,
+            holds=dispatcher.roster.hold,
+            let_go=dispatcher.roster.let_go,
+            switched=lambda: self._planner.forget(),
+            outdated=lambda version: dispatcher.abandon(self._lost, waiting_only=True, of=version.__eq__),
+            load_timeout=load_timeout,
+        )
         self._planner = Planner(self._send_question)
         self._item_ids = itertools.count(1)
         self._state = State.STARTING
         self._retry_after = 1.0
         self._ready: dict[int, worker_pb2.Ready] = {}
         self._state_listeners: list[Callable[[State], None]] = []
+        self._catalog: worker_pb2.Ready | None = None
 
     @property
     def state(self) -> State:
@@ -78,8 +103,16 @@ class Engine:
 
     @property
     def catalog(self) -> worker_pb2.Ready | None:
-        """What the workers offer, as the first of them last said; None before one was up."""
-        return self._ready[min(self._ready)] if self._ready else None
+        """What the workers offer, all models with their states; None before one was up.
+
+        Methods, metrics and plugins are as the first worker last said: all have the same. Not to be changed.
+        """
+        if self._catalog is None and self._ready:
+            self._catalog = worker_pb2.Ready()
+            self._catalog.CopyFrom(self._ready[min(self._ready)])
+            del self._catalog.models[:]
+            self._catalog.models.extend(self._table.models())
+        return self._catalog
 
     @property
     def devices(self) -> list[str]:
@@ -108,8 +141,22 @@ class Engine:
         """Call `listener` with the end of every item, from the event loop, at once; it must not block."""
         self._dispatcher.end_listeners.append(listener)
 
+    def on_models_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` from the event loop whenever the catalog's models, or their states, may have changed."""
+        self._table.listeners.append(lambda _: listener())
+
+    def pinned(self, model: str) -> AbstractContextManager[catalog_pb2.Model]:
+        """Keep the current version of a model while one call works with it, and yield what is known of it.
+
+        Work whose `spec.generation` is that of the version is done on it, whatever becomes of the model meanwhile.
+
+        Raises:
+            NotFound, Unsupported, Unavailable: the model does not answer calls; see `ModelTable.pinned`.
+        """
+        return self._table.pinned(model)
+
     async def start(self) -> None:
-        """Start the workers and return when all are up; work is taken as soon as the first one is.
+        """Start the workers and return when all are up; work is taken as soon as there is one for each model.
 
         Raises:
             WorkerStartError: a worker could not start; none is left running.
@@ -132,25 +179,16 @@ class Engine:
                 work could never fit into the queues, or its results do not fit.
             Overloaded: the queues are full; `retry_after` says when there is likely to be room.
             DeadlineExceeded: the deadline passed, or cannot be met.
-            Unavailable: there is no worker, it was lost, or the engine drains.
+            Unavailable: there is no worker, it was lost, the model is being loaded, or the engine drains.
         """
         arrived = self._clock.now()
         self._check_ready()
         if work.deadline is not None and work.deadline <= arrived:
             raise DeadlineExceeded("the deadline passed before the work began")
-        plan = await self._before(work.deadline, self._planner.plan(work.spec))
-        self._check_ready()
-        model = self._model(plan.spec.model)
-        items = [self._item(work, plan, model, index, arrived) for index in range(len(work.inputs))]
-        self._dispatcher.submit(items)
-        try:
-            outcomes = []
-            for item in items:
-                outcomes.append(await item.outcome)
-                if work.room is not None and work.room.full:
-                    raise work.room.error()
-        finally:
-            self._dispatcher.withdraw(items)
+        with self._table.pinned(work.spec.model, work.spec.generation) as model:
+            plan = await self._before(work.deadline, self._planner.plan(work.spec, model.generation))
+            self._check_ready()
+            outcomes = await self._outcomes(work, plan, model, arrived)
         failures = [outcome for outcome in outcomes if isinstance(outcome, WhylightError)]
         if failures and len(failures) == len(outcomes):
             raise failures[0]
@@ -158,6 +196,39 @@ class Engine:
             v1.InputResult(error=error_to_proto(outcome)) if isinstance(outcome, WhylightError) else outcome
             for outcome in outcomes
         ]
+
+    async def _outcomes(self, work: Work, plan: Plan, model: catalog_pb2.Model, arrived: float) -> list[_Outcome]:
+        """Return the outcome of each input: those that are kept, and for the rest what workers say."""
+        if self._cache is None:
+            return await self._work_off(work, plan, model, arrived, range(len(work.inputs)))
+        edition = Edition.of(self.catalog, plan.spec, model.digest) if self.catalog else None
+        keys = self._cache.keys(work, plan, edition)
+        kept = [self._cache.get(key) for key in keys]
+        for result in kept:
+            if result is not None and work.room is not None and not work.room.take(result):
+                raise work.room.error()
+        missing = [index for index, result in enumerate(kept) if result is None]
+        worked_off = dict(zip(missing, await self._work_off(work, plan, model, arrived, missing), strict=True))
+        for index, outcome in worked_off.items():
+            if isinstance(outcome, v1.InputResult):
+                self._cache.put(keys[index], outcome)
+        return [worked_off[index] if result is None else result for index, result in enumerate(kept)]
+
+    async def _work_off(
+        self, work: Work, plan: Plan, model: catalog_pb2.Model, arrived: float, places: Sequence[int]
+    ) -> list[_Outcome]:
+        """Return the outcomes of the inputs in these places. Takes them back when the caller is cancelled."""
+        items = [self._item(work, plan, model, index, arrived) for index in places]
+        self._dispatcher.submit(items)
+        try:
+            outcomes = []
+            for item in items:
+                outcomes.append(await item.outcome)
+                if work.room is not None and work.room.full:
+                    raise work.room.error()
+            return outcomes
+        finally:
+            self._dispatcher.withdraw(items)
 
     def hasten(self) -> None:
         """Let batches leave unfilled from now on: no more work is to come that could fill them."""
@@ -184,9 +255,11 @@ class Engine:
         """Take a worker in; the pool calls it."""
         self._ready[worker] = ready
         self._planner.forget()
-        if self._state in (State.STARTING, State.UNAVAILABLE):
+        models = {Version(model.name, max(model.generation, 1)): model for model in ready.models}
+        versions = self.models.worker_up(worker, ready.device, models)
+        if self._state is State.UNAVAILABLE or (self._state is State.STARTING and self._table.started):
             self._set_state(State.READY)
-        self._dispatcher.add_worker(worker)
+        self._dispatcher.add_worker(worker, versions)
 
     def worker_said(self, worker: int, frame: worker_pb2.WorkerFrame) -> None:
         """Take in a result, progress, the end of a batch or the answer about a plan; the pool calls it."""
@@ -207,6 +280,10 @@ class Engine:
                 self._dispatcher.take_done(worker, frame.done)
             case "plan":
                 self._planner.answered(frame.plan)
+            case "loaded":
+                self.models.loaded(worker, frame.loaded)
+            case "unloaded":
+                self.models.unloaded(worker, frame.unloaded)
             case other:
                 _log.error("worker %d said %r, which has no meaning now", worker, other)
 
@@ -216,18 +293,25 @@ class Engine:
         self._retry_after = retry_after
         self._dispatcher.remove_worker(worker, self._lost)
         self._planner.worker_lost(worker, self._lost)
-        if not self._dispatcher.roster:
-            if self._state is State.READY:
-                self._set_state(State.UNAVAILABLE)
-            if not was_up:
-                self._dispatcher.abandon(self._lost, waiting_only=True)
+        if not self._dispatcher.roster and self._state is State.READY:
+            self._set_state(State.UNAVAILABLE)
+        self.models.worker_down(worker, self._lost)
+        if not was_up:
+            roster = self._dispatcher.roster
+            self._dispatcher.abandon(self._lost, waiting_only=True, of=lambda version: not roster.has(version))
+
+    def _models_changed(self, table: ModelTable) -> None:
+        """Let nobody wait for a version that no worker will have."""
+        self._catalog = None
+        self._dispatcher.abandon(self._lost, waiting_only=True, of=table.is_lost)
 
     def _close(self) -> None:
         self._set_state(State.STOPPED)
+        self.models.close(self._closed)
         self._dispatcher.close(self._closed)
         self._planner.close(self._closed)
 
-    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model | None, index: int, arrived: float) -> Item:
+    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model, index: int, arrived: float) -> Item:
         input = work.inputs[index]
         seeds: tuple[int, ...] = ()
         if any(plan.stochastic):
@@ -238,7 +322,7 @@ class Engine:
             )
         ticket = Ticket(
             id=next(self._item_ids),
-            queue=(plan.key, signature(input)),
+            queue=(plan.version, plan.key, signature(input)),
             cost=plan.item_cost(len(input.targets)) * evaluations(input, model),
             size=input.ByteSize() + sum(picture.ByteSize() for picture in work.pictures),
             deadline=math.inf if work.deadline is None else work.deadline,
@@ -264,11 +348,9 @@ class Engine:
             work.trace,
         )
 
-    def _model(self, name: str) -> catalog_pb2.Model | None:
-        return next((model for model in self.catalog.models if model.name == name), None) if self.catalog else None
-
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:
-        worker = self._dispatcher.roster.least_loaded()
+        version = Version(question.spec.model, question.spec.generation)
+        worker = self._dispatcher.roster.least_loaded(version)
         if worker is None:
             raise self._closed()
         self._pool.send(worker, worker_pb2.FrontEndFrame(plan=question))

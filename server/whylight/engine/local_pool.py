@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from whylight.engine.local_worker import LocalWorker
 from whylight.engine.pool import PoolListener, WorkerStartError
@@ -48,7 +49,7 @@ class LocalPool:
         start_timeout: float = 600.0,
         backoff: Backoff | None = None,
     ) -> None:
-        self._configs = tuple(configs)
+        self._configs = list(configs)
         self._command = tuple(command)
         self._start_timeout = start_timeout
         self._backoff = backoff or Backoff()
@@ -90,6 +91,15 @@ class LocalPool:
         """Send a frame without waiting; to a worker that is not up it goes nowhere."""
         if worker in self._up:
             self._up[worker].send(frame)
+
+    def configure(self, worker: int, models: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """Set what a worker loads when it is started again: generations, and the fields of their ModelConfigs."""
+        self._configs[worker] = self._configs[worker].model_copy(
+            update={
+                "models": tuple(dict(fields) for _, fields in models),
+                "generations": {fields["name"]: generation for generation, fields in models},
+            }
+        )
 
     def kill(self, worker: int) -> None:
         """Kill a worker; it is started again."""

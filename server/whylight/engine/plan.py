@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
+from whylight.engine.version import Version
 from whylight.errors import WhylightError
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_from_proto
@@ -28,6 +29,11 @@ class Plan:
     cost: float
     cost_per_target: float
     stochastic: tuple[bool, ...]
+
+    @property
+    def version(self) -> Version:
+        """Which version of which model it is for."""
+        return Version(self.spec.model, self.spec.generation)
 
     @property
     def long(self) -> bool:
@@ -79,13 +85,14 @@ class Planner:
     def __len__(self) -> int:
         return len(self._plans)
 
-    async def plan(self, spec: worker_pb2.PlanSpec) -> Plan:
-        """Return the plan of `spec`.
+    async def plan(self, spec: worker_pb2.PlanSpec, generation: int = 0) -> Plan:
+        """Return the plan of `spec`, on a version of its model.
 
         Raises:
             WhylightError: the worker's reason why the work is not valid, or that there is no worker to ask.
         """
         spec = canonical(spec)
+        spec.generation = generation
         key = plan_key(spec)
         if key in self._plans:
             self._plans.move_to_end(key)

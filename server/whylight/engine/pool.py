@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from whylight.worker.v1 import worker_pb2
 
@@ -40,6 +41,9 @@ class WorkerPool(Protocol):
 
     def send(self, worker: int, frame: worker_pb2.FrontEndFrame) -> None:
         """Send a frame without waiting. To a worker that is not up it goes nowhere: `worker_down` tells of the loss."""
+
+    def configure(self, worker: int, models: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+        """Set what a worker loads when it is started again: generations, and the fields of their ModelConfigs."""
 
     def kill(self, worker: int) -> None:
         """End a worker that answers no more; it is started again."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 from whylight.engine.scheduler import FormedBatch
+from whylight.engine.version import Version
 
 OUTSTANDING = 2
 """Batches that a worker holds at most: the one it computes and the one it decodes meanwhile."""
@@ -49,6 +50,7 @@ class Slot:
 @dataclass
 class _Worker:
     heard: float
+    versions: set[Version]
     flights: OrderedDict[int, Flight] = field(default_factory=OrderedDict)
     long: dict[int, Flight] = field(default_factory=dict)
 
@@ -65,22 +67,38 @@ class Roster:
     def __contains__(self, worker: int) -> bool:
         return worker in self._up
 
-    def add(self, worker: int, now: float) -> None:
-        """Count a worker in, with nothing to do."""
-        self._up[worker] = _Worker(now)
+    def add(self, worker: int, now: float, versions: Iterable[Version]) -> None:
+        """Count a worker in that has these versions of models, with nothing to do."""
+        self._up[worker] = _Worker(now, set(versions))
+
+    def hold(self, worker: int, version: Version) -> None:
+        """Note that a worker that is up has one more version of a model."""
+        self._up[worker].versions.add(version)
+
+    def let_go(self, worker: int, version: Version) -> None:
+        """Note that a worker gets no more work on a version of a model."""
+        if worker in self._up:
+            self._up[worker].versions.discard(version)
+
+    def has(self, version: Version) -> bool:
+        """Whether a worker that is up has this version of a model."""
+        return any(version in worker.versions for worker in self._up.values())
 
     def remove(self, worker: int) -> list[Flight]:
         """Count a worker out and return what it held; nothing for one that was not in."""
         gone = self._up.pop(worker, None)
         return [*gone.flights.values(), *gone.long.values()] if gone else []
 
-    def least_loaded(self) -> int | None:
-        """Return the worker with the fewest batches, among those with the least cost; None when there is none."""
-        return min(self._up, key=self._load, default=None)
+    def least_loaded(self, version: Version) -> int | None:
+        """Return which of the workers that have a version has the fewest batches, and of those the least cost."""
+        return min(self._holders(version), key=self._load, default=None)
 
-    def slot(self, pace: float | None) -> Slot | None:
-        """Return where the next batch goes, None when all have enough; `pace` is a worker's cost per second."""
-        worker = self.least_loaded()
+    def slot(self, version: Version, pace: float | None) -> Slot | None:
+        """Return where the next batch on a version goes, None when all that have it have enough.
+
+        `pace` is a worker's cost per second.
+        """
+        worker = self.least_loaded(version)
         if worker is None or len(self._up[worker].flights) >= OUTSTANDING:
             return None
         running = next(iter(self._up[worker].flights.values()), None)
@@ -88,9 +106,10 @@ class Roster:
             return Slot(worker, due=float("-inf"))
         return Slot(worker, due=running.started + _LEAD * running.formed.cost / pace)
 
-    def long_slot(self) -> int | None:
-        """Return the worker that the next long work goes to, None when all have enough."""
-        worker = min(self._up, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)
+    def long_slot(self, version: Version) -> int | None:
+        """Return the worker that the next long work on a version goes to, None when all that have it have enough."""
+        holders = self._holders(version)
+        worker = min(holders, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)
         return None if worker is None or len(self._up[worker].long) >= LONG_OUTSTANDING else worker
 
     def send(self, flight: Flight) -> None:
@@ -136,6 +155,9 @@ class Roster:
                 begun = max(flight.sent for flight in worker.long.values())
                 times[number] = max(worker.heard, begun) + patience
         return times
+
+    def _holders(self, version: Version) -> list[int]:
+        return [number for number, worker in self._up.items() if version in worker.versions]
 
     def _load(self, worker: int) -> tuple[int, int, float, int]:
         flights, long = self._up[worker].flights, self._up[worker].long

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from whylight.engine.bounds import Bounds
@@ -133,17 +133,21 @@ class Scheduler:
         dues = (self._due(queue) for queue in self._queues.values() if queue.waiting)
         return min(self._deadlines.next(), min((due for due in dues if due > now), default=math.inf))
 
-    def next_batch(self, now: float, *, only_full: bool = False) -> FormedBatch | None:
+    def next_batch(
+        self, now: float, *, may_leave: Callable[[Hashable, bool], bool] = lambda queue, full: True
+    ) -> FormedBatch | None:
         """Take out the batch whose turn it is, or return None when no batch may leave yet.
 
-        With `only_full`, batches that could still grow stay: the worker is busy, and a batch that leaves too early to
-        wait there in front of a later one is a small batch.
+        `may_leave` is asked of a queue, and whether its batch is full, if there is a worker for it now. Queues for
+        which there is none are passed over, pay nothing for it and hold up nobody. Batches that could still grow are to
+        stay while a worker is busy: one that leaves too early to wait there in front of a later one is a small batch.
         """
         ready = [
             key
             for key, queue in self._queues.items()
             if queue.waiting
-            and (self._is_full(queue) or (not only_full and (self.draining or self._due(queue) <= now)))
+            and ((full := self._is_full(queue)) or self.draining or self._due(queue) <= now)
+            and may_leave(key, full)
         ]
         if not ready:
             return None

@@ -32,6 +32,9 @@ class WorkerConfig(BaseModel):
     models: tuple[dict[str, Any], ...] = Field(
         (), description="The models to serve, each as the fields of a ModelConfig; the first is the default model."
     )
+    generations: dict[str, int] = Field(
+        {}, description="Which version of a model this is, by name; the first where nothing is said."
+    )
     data_sets: dict[str, str] = Field({}, description="Folders and zip archives of pictures, by name.")
     cache_folder: str = Field("", description="Where methods keep what they found out about data sets; empty: nowhere.")
     plugins: PluginChoice = PluginChoice()
