@@ -7,17 +7,18 @@ the workers stop. The second one does not wait. SIGHUP has the tokens read again
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import sys
 
+from whylight.addresses import is_loopback
 from whylight.engine import Bounds, Engine, LocalPool
 from whylight.engine.local_pool import Backoff
 from whylight.engine.pool import WorkerStartError
 from whylight.rpc.request_id import RequestIdFilter
 from whylight.rpc.server import RpcServer
 from whylight.security import Access, TokenFileError
+from whylight.security.certificates import CertificateError
 from whylight.settings import ConfigurationError, Settings, load_settings
 from whylight.v1 import catalog_pb2
 from whylight.worker.config import PluginChoice, WorkerConfig
@@ -59,7 +60,11 @@ async def _serve(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
     pool = _pool(settings)
     engine = Engine(pool, _bounds(settings))
-    server = RpcServer(settings, engine, access)
+    try:
+        server = RpcServer(settings, engine, access)
+    except CertificateError as error:
+        log.error("%s", error)
+        return 1
     engine.on_state_change(lambda _: server.update_health())
     try:
         address = await server.start()
@@ -67,7 +72,7 @@ async def _serve(settings: Settings) -> int:
         log.error("%s", error)
         return 1
     print(f"{READY_LINE}{address}", flush=True)
-    _warn_if_open(settings.server.host)
+    _warn_if_open(settings)
     started = await _start(engine, stop)
     if started and engine.catalog is not None:
         _report(engine.catalog, engine.devices)
@@ -170,13 +175,18 @@ def _report(catalog: worker_pb2.Ready, devices: list[str]) -> None:
     log.info("ready, on %s", ", ".join(devices))
 
 
-def _warn_if_open(host: str) -> None:
-    try:
-        closed = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        closed = host == "localhost"
-    if not closed:
-        log.warning("listening on %s without encryption or authentication: whoever reaches it may use it", host)
+def _warn_if_open(settings: Settings) -> None:
+    """Say loudly what is missing where others can reach the server."""
+    if is_loopback(settings.server.host):
+        return
+    tls = settings.tls
+    missing = []
+    if not tls.certificate and not tls.ends_elsewhere:
+        missing.append("no encryption ([tls])")
+    if not settings.authentication.tokens_file and not tls.client_ca:
+        missing.append("no tokens and no client certificates: whoever reaches it may use it ([authentication])")
+    if missing:
+        log.warning("OPEN TO THE NETWORK: listening on %s with %s", settings.server.host, " and ".join(missing))
 
 
 def _configure_logging(level: str) -> None:

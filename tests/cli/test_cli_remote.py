@@ -204,6 +204,19 @@ def test_token_is_not_sent_in_the_clear(whylight_command, server, picture, monke
     assert server.metadata[0]["authorization"] == "Bearer secret"
 
 
+def test_a_token_in_a_file_wins_and_is_not_sent_in_the_clear(whylight_command, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("WHYLIGHT_TOKEN", "of the environment")
+    kept = tmp_path / "token"
+    kept.write_text("secret\n")
+    assert whylight_command("methods", "--server", "explain.example.com:1", "--token-file", kept).code == 2
+    assert whylight_command("methods", "--server", server.address, "--token-file", kept).code == 0
+    assert server.metadata[0]["authorization"] == "Bearer secret"
+    kept.write_text("two words")
+    refused = whylight_command("methods", "--server", server.address, "--token-file", kept)
+    assert (refused.code, "not one token" in refused.err) == (2, True)
+    assert "come together" in whylight_command("methods", "--server", server.address, "--cert", kept).err
+
+
 def test_catalog(whylight_command, server):
     at = ("--server", server.address)
     assert [method["name"] for method in json.loads(whylight_command("methods", *at, "--json").out)] == [

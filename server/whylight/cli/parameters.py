@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -160,19 +161,52 @@ options_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
+CREDENTIALS = "whylight.credentials"
+"""Where click keeps the rarer options of a connection, so that not every command has to pass them on."""
+
+
+@dataclass
+class Credentials:
+    """What a caller shows to a server: files of a token, a certificate and its key."""
+
+    token_file: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
 def server_options(*, required: bool = False) -> Callable[[Command], Command]:
     """Add the options that say which server to ask, and how."""
+    file = click.Path(exists=True, dir_okay=False)
 
     def add(command: Command) -> Command:
         for option in (
-            click.option("--ca", type=click.Path(exists=True, dir_okay=False), help="PEM file to trust; means --tls."),
-            click.option("--tls", is_flag=True, help=f"Encrypt. {TOKEN} in the environment holds a bearer token."),
+            _credential("--key", file, "PEM file of your certificate's private key."),
+            _credential("--cert", file, "PEM file of your certificate, for servers that ask for one; means --tls."),
+            _credential(
+                "--token-file", file, f"File with your bearer token; {TOKEN} in the environment may hold it too."
+            ),
+            click.option("--ca", type=file, help="PEM file of the authorities to trust; means --tls."),
+            click.option("--tls", is_flag=True, help="Encrypt."),
             click.option("--server", metavar="HOST:PORT", required=required, help="Server to ask."),
         ):
             command = option(command)
         return command
 
     return add
+
+
+def _credential(name: str, file: click.Path, help: str) -> Callable[[Command], Command]:
+    def keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        setattr(context.meta.setdefault(CREDENTIALS, Credentials()), str(parameter.name), value)
+
+    return click.option(name, type=file, expose_value=False, callback=keep, help=help)
+
+
+def given_credentials() -> Credentials:
+    """Return those that the running command was given."""
+    context = click.get_current_context(silent=True)
+    found: Credentials | None = context.meta.get(CREDENTIALS) if context else None
+    return found or Credentials()
 
 
 def connect(server: str, tls: bool, ca: str | None, **keywords: Any) -> Client:
@@ -182,16 +216,34 @@ def connect(server: str, tls: bool, ca: str | None, **keywords: Any) -> Client:
     return Client(server, **connection_settings(server, tls, ca), **keywords)
 
 
-def connection_settings(server: str, tls: bool, ca: str | None) -> dict[str, Any]:
-    """Return the settings of a client for the server that the options name."""
-    from whylight.client import tls_credentials
+def connection_settings(
+    server: str, tls: bool, ca: str | None, credentials: Credentials | None = None
+) -> dict[str, Any]:
+    """Return the settings of a client for the server that the options name.
+
+    `credentials` are those of the running command when left out; a process that has none is given them.
+
+    Raises:
+        UsageError: the options do not go together, or a token would travel in the clear.
+    """
+    from whylight.client import tls_credentials, token_from_file
     from whylight.client.connection import is_local
 
-    token = os.environ.get(TOKEN) or None
-    encrypted = tls or ca is not None
+    shown = credentials or given_credentials()
+    if (shown.cert is None) != (shown.key is None):
+        raise click.UsageError("--cert and --key come together")
+    token: str | Callable[[], str] | None = os.environ.get(TOKEN) or None
+    if shown.token_file:
+        token = token_from_file(shown.token_file)
+        try:
+            token()
+        except (OSError, ValueError) as error:
+            raise click.BadParameter(str(error), param_hint="--token-file") from None
+    encrypted = tls or ca is not None or shown.cert is not None
     if token and not encrypted and not is_local(server):
-        raise click.UsageError(f"{TOKEN} would travel to {server} in the clear; add --tls")
-    return {"credentials": tls_credentials(ca=ca) if encrypted else None, "token": token}
+        raise click.UsageError(f"the token would travel to {server} in the clear; add --tls")
+    trusted = tls_credentials(ca=ca, certificate=shown.cert, key=shown.key) if encrypted else None
+    return {"credentials": trusted, "token": token}
 
 
 def as_dictionary(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:

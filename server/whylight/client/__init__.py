@@ -10,7 +10,7 @@ from __future__ import annotations
 from whylight.calls import MethodCall, MetricCall
 from whylight.client.async_client import AsyncClient
 from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo, ServerInfo
-from whylight.client.connection import tls_credentials
+from whylight.client.connection import tls_credentials, token_from_file
 from whylight.client.requests import Answer, Input, Request, Result
 from whylight.client.sync_client import Client
 from whylight.made import (
@@ -45,4 +45,5 @@ __all__ = [
     "SynthesisProgress",
     "SynthesisResult",
     "tls_credentials",
+    "token_from_file",
 ]

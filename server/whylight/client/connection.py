@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from whylight.addresses import is_loopback
 from whylight.limits import Limits
 from whylight.v1 import catalog_pb2_grpc, explanation_pb2_grpc
 
@@ -74,7 +74,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         if self.token is not None and self.credentials is None and not is_local(self.address):
-            raise ValueError(f"a token would travel to {self.address} in the clear: give credentials=tls_credentials()")
+            raise ValueError(f"a token would travel to {self.address} in the clear: say tls=True")
 
     def channel_options(self) -> list[tuple[str, Any]]:
         """Return the channel's options: ours, and over them the caller's."""
@@ -93,11 +93,26 @@ def is_local(address: str) -> bool:
     """Return whether an address stays on this machine: a Unix socket, localhost or a loopback address."""
     if address.startswith("unix:"):
         return True
-    host = address.removeprefix("dns:").lstrip("/").rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(address.removeprefix("dns:").lstrip("/").rpartition(":")[0].strip("[]"))
+
+
+def choose_credentials(
+    credentials: grpc.ChannelCredentials | None,
+    tls: bool,
+    ca: str | Path | None = None,
+    certificate: str | Path | None = None,
+    key: str | Path | None = None,
+) -> grpc.ChannelCredentials | None:
+    """Return the credentials that a caller means: its own, or TLS as soon as one of the others is given.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: both ways at once, or a certificate without its key.
+    """
+    wanted = tls or not (ca is certificate is key is None)
+    if wanted and credentials is not None:
+        raise ValueError("credentials say it all: leave out tls, ca, certificate and key")
+    return tls_credentials(ca=ca, certificate=certificate, key=key) if wanted else credentials
 
 
 def tls_credentials(
@@ -118,6 +133,23 @@ def tls_credentials(
         raise ValueError("a client's certificate and its key come together")
     root, chain, private = (None if file is None else Path(file).read_bytes() for file in (ca, certificate, key))
     return grpc.ssl_channel_credentials(root, private, chain)
+
+
+def token_from_file(path: str | Path) -> Callable[[], str]:
+    """Return a function that reads a bearer token from a file for each call, so that a token that is replaced is used.
+
+    The function raises:
+        OSError: the file cannot be read.
+        ValueError: there is no token in it.
+    """
+
+    def read() -> str:
+        token = Path(path).read_text(encoding="utf-8").strip()
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError(f"{path}: not one token")
+        return token
+
+    return read
 
 
 def open_rpcs(channel: Any) -> dict[str, Any]:

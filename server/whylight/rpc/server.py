@@ -21,7 +21,9 @@ from whylight.rpc.backend import Backend
 from whylight.rpc.catalog_servicer import CatalogServicer
 from whylight.rpc.explanation_servicer import ExplanationServicer
 from whylight.rpc.interceptors import Guard
+from whylight.rpc.tls import tls_server_credentials
 from whylight.security import Access
+from whylight.security.certificates import Certificates
 from whylight.settings import Settings
 from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2, explanation_pb2_grpc
 
@@ -41,11 +43,13 @@ class RpcServer:
 
     Raises:
         TokenFileError: the settings name a file of tokens that cannot be used.
+        CertificateError: they name certificates that cannot be used.
     """
 
     def __init__(self, settings: Settings, backend: Backend, access: Access | None = None) -> None:
         self._backend = backend
         self._settings = settings.server
+        self._certificates = _certificates(settings)
         self._admission = Admission()
         services = [EXPLANATION_SERVICE, CATALOG_SERVICE]
         if settings.open_inference.enabled:
@@ -101,7 +105,10 @@ class RpcServer:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         try:
-            port = self._server.add_insecure_port(address)
+            if self._certificates is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, tls_server_credentials(self._certificates))
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from None
         await self._server.start()
@@ -129,6 +136,11 @@ class RpcServer:
         self._health.end()
         await self._server.stop(0 if hurry.is_set() else STOP_SECONDS)
         return answered
+
+
+def _certificates(settings: Settings) -> Certificates | None:
+    tls = settings.tls
+    return Certificates(tls.certificate, tls.key, tls.client_ca) if tls.certificate else None
 
 
 async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, Any], timeout: float | None = None) -> None:

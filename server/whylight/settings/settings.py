@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from whylight.addresses import is_loopback
 from whylight.models.config import ModelConfig
 from whylight.settings.authentication import AuthenticationSettings
 from whylight.settings.batching import BatchingSettings, QueueSettings
@@ -16,6 +17,7 @@ from whylight.settings.open_inference import OpenInferenceSettings
 from whylight.settings.plugins import PluginSettings
 from whylight.settings.server import ServerSettings
 from whylight.settings.worker import WorkerSettings
+from whylight.settings.tls import TlsSettings
 
 PREFIX = "WHYLIGHT_"
 DELIMITER = "__"
@@ -34,6 +36,7 @@ class Settings(BaseSettings):
         default_factory=AuthenticationSettings, description="Who may call the server."
     )
     models: list[ModelConfig] = Field(
+    tls: TlsSettings = Field(default_factory=TlsSettings, description="How the port is encrypted.")
         [DEFAULT_MODEL], min_length=1, description="Models to serve: a [[models]] table for each."
     )
     default_model: str = Field(
@@ -79,6 +82,7 @@ def _problems(settings: Settings) -> Iterator[str]:
     if both:
         yield f"plugins: {', '.join(sorted(both))} cannot be both in only and in block"
     for low, high, why in (
+    yield from _exposure(settings)
         ("batching.max_batch", "queue.items", "a full batch must fit the queue"),
         ("batching.max_batch_cost", "queue.cost", "a full batch must fit the queue"),
         ("limits.inputs", "queue.items", "the largest request must fit the queue"),
@@ -94,3 +98,19 @@ def _value(settings: Settings, name: str) -> float:
     section, _, field = name.partition(".")
     value: float = getattr(getattr(settings, section), field)
     return value
+def _exposure(settings: Settings) -> Iterator[str]:
+    tls = settings.tls
+    if bool(tls.certificate) != bool(tls.key):
+        yield "tls: certificate and key come together"
+    if tls.client_ca and not tls.certificate:
+        yield "tls: client_ca needs a certificate of the server's own"
+    if tls.ends_elsewhere and tls.certificate:
+        yield "tls: either this server has a certificate, or ends_elsewhere says that a proxy ends TLS"
+    open_to_others = not is_loopback(settings.server.host)
+    if open_to_others and settings.authentication.tokens_file and not (tls.certificate or tls.ends_elsewhere):
+        yield (
+            f"authentication.tokens_file: tokens would travel to {settings.server.host} in the clear; set "
+            "tls.certificate and tls.key, or tls.ends_elsewhere where a proxy in front of the server ends TLS"
+        )
+
+

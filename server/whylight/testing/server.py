@@ -27,8 +27,15 @@ class ServerFailed(RuntimeError):
 class RunningServer:
     """A server in a process of its own. `address` is for clients; `pid` is the front end's."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str, log: Path) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[str],
+        address: str,
+        log: Path,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
         self.address = address
+        self._credentials = credentials
         self._process = process
         self._log = log
 
@@ -48,7 +55,7 @@ class RunningServer:
         Raises:
             ServerFailed: it is not so after `timeout` seconds.
         """
-        with grpc.insecure_channel(self.address) as channel:
+        with self._channel() as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=timeout)
             try:
                 for state in watch:
@@ -58,6 +65,11 @@ class RunningServer:
             except grpc.RpcError as error:
                 raise ServerFailed(f"the server is not ready: {error.code().name}\n{self.log}") from None
         raise ServerFailed(f"the server stopped before it was ready\n{self.log}")
+
+    def _channel(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self.address)
+        return grpc.secure_channel(self.address, self._credentials)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Send a signal to the front end."""
@@ -88,12 +100,15 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(*, timeout: float = 180.0, wait: bool = True, **sections: Any) -> Iterator[RunningServer]:
+def running_server(
+    *, timeout: float = 180.0, wait: bool = True, credentials: grpc.ChannelCredentials | None = None, **sections: Any
+) -> Iterator[RunningServer]:
     """Run the real server, on a port that the system chooses, and stop it in the end.
 
     Args:
         timeout: seconds until it must be ready.
         wait: whether to wait until the models are loaded.
+        credentials: what to wait with, for a server that speaks TLS.
         sections: settings, one argument for each top-level key, such as ``models=[{"name": ..., "source": ...}]`` or
             ``batching={"max_batch": 2}``. Settings of the environment are left out.
 
@@ -125,7 +140,7 @@ def running_server(*, timeout: float = 180.0, wait: bool = True, **sections: Any
                 line = process.stdout.readline()
                 if not line.startswith(READY_LINE):
                     raise ServerFailed(f"the server did not start: {line}\n{log.read_text()}")
-                server = RunningServer(process, line.removeprefix(READY_LINE).strip(), log)
+                server = RunningServer(process, line.removeprefix(READY_LINE).strip(), log, credentials)
                 if wait:
                     server.wait_ready(timeout)
                 yield server
