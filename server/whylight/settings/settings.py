@@ -13,11 +13,14 @@ from whylight.models.config import ModelConfig
 from whylight.settings.authentication import AuthenticationSettings
 from whylight.settings.batching import BatchingSettings, QueueSettings
 from whylight.settings.limits import LimitSettings
+from whylight.settings.logging import LoggingSettings
+from whylight.settings.metrics import MetricsSettings
 from whylight.settings.open_inference import OpenInferenceSettings
 from whylight.settings.plugins import PluginSettings
 from whylight.settings.server import ServerSettings
-from whylight.settings.worker import WorkerSettings
 from whylight.settings.tls import TlsSettings
+from whylight.settings.tracing import TracingSettings
+from whylight.settings.worker import WorkerSettings
 
 PREFIX = "WHYLIGHT_"
 DELIMITER = "__"
@@ -35,8 +38,8 @@ class Settings(BaseSettings):
     authentication: AuthenticationSettings = Field(
         default_factory=AuthenticationSettings, description="Who may call the server."
     )
-    models: list[ModelConfig] = Field(
     tls: TlsSettings = Field(default_factory=TlsSettings, description="How the port is encrypted.")
+    models: list[ModelConfig] = Field(
         [DEFAULT_MODEL], min_length=1, description="Models to serve: a [[models]] table for each."
     )
     default_model: str = Field(
@@ -59,6 +62,9 @@ class Settings(BaseSettings):
     )
     limits: LimitSettings = Field(default_factory=LimitSettings, description="What one request may hold.")
     worker: WorkerSettings = Field(default_factory=WorkerSettings, description="The processes that do the work.")
+    metrics: MetricsSettings = Field(default_factory=MetricsSettings, description="Where Prometheus reads.")
+    tracing: TracingSettings = Field(default_factory=TracingSettings, description="Which calls are traced.")
+    logging: LoggingSettings = Field(default_factory=LoggingSettings, description="How the log is written.")
 
     @property
     def default_model_name(self) -> str:
@@ -78,11 +84,11 @@ def _problems(settings: Settings) -> Iterator[str]:
     yield from (f"models: {count} models have the name {name!r}" for name, count in names.items() if count > 1)
     if settings.default_model and settings.default_model not in names:
         yield f"default_model: {settings.default_model!r} is not among the models: {', '.join(names)}"
+    yield from _exposure(settings)
     both = set(settings.plugins.only or ()) & set(settings.plugins.block)
     if both:
         yield f"plugins: {', '.join(sorted(both))} cannot be both in only and in block"
     for low, high, why in (
-    yield from _exposure(settings)
         ("batching.max_batch", "queue.items", "a full batch must fit the queue"),
         ("batching.max_batch_cost", "queue.cost", "a full batch must fit the queue"),
         ("limits.inputs", "queue.items", "the largest request must fit the queue"),
@@ -94,10 +100,6 @@ def _problems(settings: Settings) -> Iterator[str]:
             yield f"{low} ({_value(settings, low)}) is above {high} ({_value(settings, high)}): {why}"
 
 
-def _value(settings: Settings, name: str) -> float:
-    section, _, field = name.partition(".")
-    value: float = getattr(getattr(settings, section), field)
-    return value
 def _exposure(settings: Settings) -> Iterator[str]:
     tls = settings.tls
     if bool(tls.certificate) != bool(tls.key):
@@ -114,3 +116,7 @@ def _exposure(settings: Settings) -> Iterator[str]:
         )
 
 
+def _value(settings: Settings, name: str) -> float:
+    section, _, field = name.partition(".")
+    value: float = getattr(getattr(settings, section), field)
+    return value
