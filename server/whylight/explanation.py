@@ -29,7 +29,8 @@ class Prediction:
 class Execution:
     """How the work was done. Times in seconds; `compute_time` is shared by all inputs of the batch.
 
-    `shared` names what was not computed again because an earlier method of the call had it.
+    `shared` names what was not computed again because an earlier method of the call had it. `cached` tells that the
+    answer was kept from an equal question; the rest is then of the work for that one.
     """
 
     batch_size: int = 1
@@ -39,6 +40,7 @@ class Execution:
     render_time: float = 0.0
     device: str = "cpu"
     shared: tuple[str, ...] = ()
+    cached: bool = False
 
 
 @dataclass(frozen=True)

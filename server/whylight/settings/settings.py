@@ -17,6 +17,7 @@ from whylight.settings.logging import LoggingSettings
 from whylight.settings.metrics import MetricsSettings
 from whylight.settings.open_inference import OpenInferenceSettings
 from whylight.settings.plugins import PluginSettings
+from whylight.settings.response_cache import ResponseCacheSettings
 from whylight.settings.server import ServerSettings
 from whylight.settings.tls import TlsSettings
 from whylight.settings.tracing import TracingSettings
@@ -57,6 +58,9 @@ class Settings(BaseSettings):
     plugins: PluginSettings = Field(default_factory=PluginSettings, description="Which plugins are used.")
     batching: BatchingSettings = Field(default_factory=BatchingSettings, description="When items are put together.")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="How much work may wait.")
+    response_cache: ResponseCacheSettings = Field(
+        default_factory=ResponseCacheSettings, description="Answers kept for equal questions."
+    )
     open_inference: OpenInferenceSettings = Field(
         default_factory=OpenInferenceSettings, description="The Open Inference Protocol, beside our own API."
     )

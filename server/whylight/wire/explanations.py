@@ -98,6 +98,7 @@ def explanation_to_proto(explanation: Explanation) -> pb.Explanation:
             render_time=seconds_to_duration(execution.render_time),
             device=execution.device,
             shared=execution.shared,
+            cached=execution.cached,
         ),
         measurements=[measurement_to_proto(measurement) for measurement in explanation.measurements],
     )
@@ -131,6 +132,7 @@ def explanation_from_proto(message: pb.Explanation) -> Explanation:
                 duration_to_seconds(execution.render_time),
                 execution.device,
                 tuple(execution.shared),
+                execution.cached,
             ),
             measurements=tuple(measurement_from_proto(measurement) for measurement in message.measurements),
         )
