@@ -15,6 +15,7 @@ from whylight.addresses import is_loopback
 from whylight.engine import Bounds, Engine, LocalPool
 from whylight.engine.local_pool import Backoff
 from whylight.engine.pool import WorkerStartError
+from whylight.engine.response_cache import ResponseCache
 from whylight.rpc.request_id import RequestIdFilter
 from whylight.rpc.server import RpcServer
 from whylight.security import Access, TokenFileError
@@ -59,7 +60,8 @@ async def _serve(settings: Settings) -> int:
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
     pool = _pool(settings)
-    engine = Engine(pool, _bounds(settings))
+    kept = settings.response_cache.bytes
+    engine = Engine(pool, _bounds(settings), cache=ResponseCache(kept) if kept else None)
     try:
         server = RpcServer(settings, engine, access)
     except CertificateError as error:
