@@ -49,7 +49,11 @@ def test_what_the_overlays_name_is_there():
 
 def test_the_ports_are_those_of_the_settings(settings: Settings):
     ports = {port["name"]: port["containerPort"] for port in CONTAINER["ports"]}
-    assert ports["grpc"] == settings.server.port
+    assert ports == {"grpc": settings.server.port, "metrics": settings.metrics.port}
+    annotations = MANIFESTS["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(settings.metrics.port)
+    rules = MANIFESTS["NetworkPolicy"]["spec"]["ingress"]
+    assert {port["port"] for rule in rules for port in rule["ports"]} == set(ports)
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert CONTAINER[probe]["grpc"]["port"] == settings.server.port
     assert all(port["targetPort"] in ports for port in MANIFESTS["Service"]["spec"]["ports"])
