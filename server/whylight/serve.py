@@ -16,11 +16,13 @@ from whylight.engine import Bounds, Engine, LocalPool
 from whylight.engine.local_pool import Backoff
 from whylight.engine.pool import WorkerStartError
 from whylight.engine.response_cache import ResponseCache
-from whylight.rpc.request_id import RequestIdFilter
+from whylight.rpc.request_id import current_request_id
 from whylight.rpc.server import RpcServer
-from whylight.security import Access, TokenFileError
+from whylight.security import ANONYMOUS, Access, Scope, TokenFileError, bearer_token, current_caller
 from whylight.security.certificates import CertificateError
 from whylight.settings import ConfigurationError, Settings, load_settings
+from whylight.telemetry.logs import configure_logging
+from whylight.telemetry.telemetry import Telemetry, TelemetryError
 from whylight.v1 import catalog_pb2
 from whylight.worker.config import PluginChoice, WorkerConfig
 from whylight.worker.v1 import worker_pb2
@@ -44,7 +46,9 @@ def main(settings: Settings) -> int:
 
     Returns the exit code: 0 when every call was answered, 1 when the server could not start or calls were cut off.
     """
-    _configure_logging(settings.server.log_level)
+    configure_logging(
+        settings.server.log_level, settings.logging.format, request_id=current_request_id, caller=_caller_name
+    )
     return run_loop(_serve(settings))
 
 
@@ -54,21 +58,29 @@ async def _serve(settings: Settings) -> int:
         asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
     try:
         access = Access(settings.authentication.tokens_file)
-    except TokenFileError as error:
+        telemetry = Telemetry(settings, _caller_name)
+    except (TokenFileError, TelemetryError) as error:
         log.error("%s", error)
         return 1
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
     pool = _pool(settings)
     kept = settings.response_cache.bytes
-    engine = Engine(pool, _bounds(settings), cache=ResponseCache(kept) if kept else None)
+    bounds = _bounds(settings)
+    engine = Engine(
+        telemetry.watched(pool), bounds, cache=ResponseCache(kept) if kept else None
+    )
+    telemetry.attach(engine, bounds, lambda: pool.pids)
     try:
-        server = RpcServer(settings, engine, access)
+        server = RpcServer(settings, engine, access, telemetry.observer)
     except CertificateError as error:
         log.error("%s", error)
         return 1
     engine.on_state_change(lambda _: server.update_health())
     try:
+        telemetry.start(
+            lambda header: access.check(bearer_token(header), Scope.METRICS), needs_token=access.needs_token
+        )
         address = await server.start()
     except OSError as error:
         log.error("%s", error)
@@ -82,6 +94,7 @@ async def _serve(settings: Settings) -> int:
     log.info("stopping")
     answered = await server.drain(hurry)
     await _stop_workers(engine, pool, hurry, in_order=started and answered)
+    await telemetry.close()
     log.info("stopped")
     return 0 if answered and (started or stop.is_set()) else 1
 
@@ -191,11 +204,10 @@ def _warn_if_open(settings: Settings) -> None:
         log.warning("OPEN TO THE NETWORK: listening on %s with %s", settings.server.host, " and ".join(missing))
 
 
-def _configure_logging(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(RequestIdFilter())
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+def _caller_name() -> str:
+    """Return the name of the token that the current call came with, empty where there is none."""
+    caller = current_caller()
+    return "" if caller is ANONYMOUS else caller.name
 
 
 def main_from_environment() -> int:

@@ -23,6 +23,7 @@ from whylight.rpc.admission import Admission
 from whylight.rpc.backend import Backend
 from whylight.rpc.context import Context, deadline_of
 from whylight.rpc.explaining import Explaining, loaded_catalog
+from whylight.telemetry.calls import streamed_request
 
 EXTENSIONS = ("parameters", "model_configuration", "model_repository(index)", "streaming")
 
@@ -116,7 +117,7 @@ class OpenInferenceServicer:
         deadline = deadline_of(context)
 
         async def answer(request: oip.ModelInferRequest) -> oip.ModelInferResponse:
-            with self._admission.call():
+            with streamed_request(), self._admission.call():
                 return await self._infer(request, deadline)
 
         return InferStream(answer, self._admission, self._stream_window).answers(request_iterator)

@@ -8,6 +8,7 @@ from whylight.evaluation import rank_methods
 from whylight.limits import Limits
 from whylight.rpc.explaining import Explaining
 from whylight.rpc.validate import CheckedRequest, check_count, check_method, check_request
+from whylight.telemetry.calls import describe
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.measurements import ranking_to_proto
 
@@ -20,6 +21,7 @@ async def evaluate(
     Raises:
         WhylightError: nothing of the request can be tried.
     """
+    describe(request.model or default_model, (one.name for one in request.methods), len(request.inputs))
     answer = await explaining.explain_checked(check_evaluation(request, limits, default_model), deadline)
     explained = [result.explained.explanations for result in answer.results if result.HasField("explained")]
     return v1.EvaluateResponse(

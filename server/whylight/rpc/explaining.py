@@ -10,6 +10,7 @@ from whylight.errors import InternalError, Unavailable
 from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.validate import CheckedRequest, check_request, locate
+from whylight.telemetry.calls import current_request, describe
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import error_from_proto, error_to_proto, min_interval_from_proto
 from whylight.worker.v1 import worker_pb2
@@ -46,6 +47,7 @@ class Explaining:
         Raises:
             WhylightError: nothing of the request can be tried.
         """
+        describe(request.model or self._default_model, (one.name for one in request.methods), len(request.inputs))
         loaded_catalog(self._backend)
         return await self.explain_checked(check_request(request, self._limits, self._default_model), deadline, listener)
 
@@ -59,8 +61,12 @@ class Explaining:
         results: list[v1.InputResult] = []
         room = AnswerRoom(self._response_bytes)
         watch = self._watch(listener, [method.name for method in checked.spec.methods], sound) if listener else None
+        observed = current_request()
+        if observed is not None:
+            observed.refused(checked.refused.values())
         if inputs:
-            results = await self._backend.explain(Work(checked.spec, inputs, checked.seeds, deadline, room, watch))
+            work = Work(checked.spec, inputs, checked.seeds, deadline, room, watch, trace=observed)
+            results = await self._backend.explain(work)
             if len(results) != len(inputs):
                 raise InternalError(f"{len(results)} results of {len(inputs)} inputs")
         response = v1.ExplainResponse(model=checked.spec.model)
@@ -70,6 +76,8 @@ class Explaining:
             response.results.append(_result(checked, index, by_input.get(index)))
         if response.ByteSize() > self._response_bytes:
             raise room.error()
+        if observed is not None:
+            observed.answered(response.results)
         return response
 
     def _watch(self, listener: Listener, methods: Sequence[str], inputs: Sequence[int]) -> Watch:

@@ -13,6 +13,7 @@ from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.explaining import loaded_catalog
 from whylight.rpc.validate_long import CheckedLong, check_inspection, check_synthesis, locate_long
+from whylight.telemetry.calls import current_request, describe
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import error_from_proto, error_to_proto
 from whylight.worker.v1 import worker_pb2
@@ -46,6 +47,7 @@ class LongWork:
         Raises:
             WhylightError: nothing of it could be made.
         """
+        describe(request.model or self._default_model, (request.method.name,), len(request.targets))
         call = _Call(self._backend, check_synthesis(request, self._limits, self._default_model), self._response_bytes)
         withheld: dict[int, v1.InputResult] = {}
         told: set[int] = set()
@@ -78,6 +80,7 @@ class LongWork:
         Raises:
             WhylightError: it failed.
         """
+        describe(request.model or self._default_model, (request.method.name,), len(request.inputs))
         call = _Call(self._backend, check_inspection(request, self._limits, self._default_model), self._response_bytes)
         async with call.begun(deadline) as events:
             async for _, news in events:
@@ -118,6 +121,7 @@ class _Call:
         self._room = AnswerRoom(response_bytes)
         self._work: asyncio.Task[list[v1.InputResult]] | None = None
         self._deadline: float | None = None
+        self._observed = current_request()
 
     def begun(self, deadline: float | None) -> _Call:
         """Return itself, to be entered."""
@@ -136,6 +140,7 @@ class _Call:
             watch,
             checked.pictures,
             checked.preview_interval,
+            self._observed,
         )
         self._work = asyncio.ensure_future(self._backend.explain(work))
         self._work.add_done_callback(lambda _: self._events.put_nowait(None))
@@ -185,6 +190,8 @@ class _Call:
             self._events.put_nowait((index, preview))
 
     def _end(self, index: int, outcome: v1.InputResult | WhylightError) -> None:
+        if self._observed is not None and isinstance(outcome, v1.InputResult):
+            self._observed.answered((outcome,))
         if self._room.full:  # the call fails as a whole, and what was not begun of it is taken back
             return
         if isinstance(outcome, WhylightError):

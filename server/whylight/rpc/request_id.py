@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import re
 import uuid
 from collections.abc import Iterable
@@ -32,12 +31,3 @@ def begin_request(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
         request_id = uuid.uuid4().hex
     _current.set(request_id)
     return request_id
-
-
-class RequestIdFilter(logging.Filter):
-    """Gives every log record the id of its call as ``request_id``."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Add the id; keep every record."""
-        record.request_id = current_request_id()
-        return True

@@ -25,6 +25,7 @@ from whylight.rpc.tls import tls_server_credentials
 from whylight.security import Access
 from whylight.security.certificates import Certificates
 from whylight.settings import Settings
+from whylight.telemetry.calls import Observer
 from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2, explanation_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -39,14 +40,16 @@ STOP_SECONDS = 1.0
 class RpcServer:
     """The gRPC server over an engine. Must be made and used inside one running event loop.
 
-    `access` says who may call; when left out, it is what the settings say.
+    `access` says who may call; when left out, it is what the settings say. `observer` is told of every call.
 
     Raises:
         TokenFileError: the settings name a file of tokens that cannot be used.
         CertificateError: they name certificates that cannot be used.
     """
 
-    def __init__(self, settings: Settings, backend: Backend, access: Access | None = None) -> None:
+    def __init__(
+        self, settings: Settings, backend: Backend, access: Access | None = None, observer: Observer | None = None
+    ) -> None:
         self._backend = backend
         self._settings = settings.server
         self._certificates = _certificates(settings)
@@ -57,7 +60,7 @@ class RpcServer:
         self._health = health.HealthServicer(*services)
         limits = settings.limits.limits()
         self._server = grpc.aio.server(
-            interceptors=(Guard(), Authentication(access or Access(settings.authentication.tokens_file))),
+            interceptors=(Guard(observer), Authentication(access or Access(settings.authentication.tokens_file))),
             options=(
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_concurrent_streams", settings.server.calls_per_connection),

@@ -18,6 +18,7 @@ from whylight.latest import Latest
 from whylight.rpc.admission import Admission, draining_error
 from whylight.rpc.errors import internal_error
 from whylight.rpc.explaining import Listener
+from whylight.telemetry.calls import refused_request, streamed_request
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import error_to_proto
 
@@ -125,6 +126,7 @@ class Stream:
     def _begin(self, request: v1.StreamExplainRequest) -> None:
         if request.id in self._open:
             error = InvalidInput("the id is that of a request that is still open", reason="ID_TAKEN", field="id")
+            refused_request(error)
             self._events.put_nowait(_Answer(_failure(request.id, error), closes=False))
             return
         self._open.add(request.id)
@@ -132,7 +134,7 @@ class Stream:
 
     async def _answer(self, request: v1.StreamExplainRequest) -> None:
         try:
-            with self._admission.call():
+            with streamed_request(), self._admission.call():
                 answer = await self._answering.explain(request.request, self._deadline, self._listener(request))
             response = v1.StreamExplainResponse(id=request.id, response=answer)
         except WhylightError as error:

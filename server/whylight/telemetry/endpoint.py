@@ -1,0 +1,94 @@
+"""The HTTP endpoint that Prometheus reads; knows a registry and who may read it, not what is in it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any, TypeAlias
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from whylight.errors import PermissionDenied, WhylightError
+
+log = logging.getLogger(__name__)
+
+PATH = "/metrics"
+
+REQUEST_SECONDS = 10.0
+"""How long a client may take to say what it wants, and to read the answer."""
+
+App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+MayRead: TypeAlias = Callable[[str | None], object]
+"""Given the Authorization header, if any; raises a WhylightError when its bearer may not read."""
+
+
+class MetricsEndpoint:
+    """A server of metrics, in threads of its own: it answers while the event loop is busy."""
+
+    def __init__(self, registry: CollectorRegistry, host: str, port: int, may_read: MayRead | None = None) -> None:
+        """Listen on `host` and `port`; 0 lets the system choose.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+
+        class Server(_Server):
+            address_family = family
+
+        app = _guarded(make_wsgi_app(registry), may_read)
+        try:
+            self._server: _Server = make_server(str(address[0]), port, app, Server, _Handler)
+        except OSError as error:
+            raise OSError(f"cannot serve metrics on {host}:{port}: {error.strerror or error}") from None
+        self._thread = threading.Thread(target=self._server.serve_forever, name="whylight-metrics", daemon=True)
+        self._thread.start()
+        shown = f"[{host}]" if ":" in host else host
+        self.address = f"http://{shown}:{self._server.server_port}{PATH}"
+
+    def close(self) -> None:
+        """Stop listening. What is being answered is answered, or cut off by the end of the process."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _guarded(app: App, may_read: MayRead | None) -> App:
+    """Answer for one path only, and only those who may read."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] != PATH:
+            return _refuse(start_response, "404 Not Found", f"the metrics are at {PATH}")
+        try:
+            if may_read is not None:
+                may_read(environ.get("HTTP_AUTHORIZATION"))
+        except PermissionDenied as error:
+            return _refuse(start_response, "403 Forbidden", error.message)
+        except WhylightError as error:
+            return _refuse(start_response, "401 Unauthorized", error.message, ("WWW-Authenticate", "Bearer"))
+        return app(environ, start_response)
+
+    return guarded
+
+
+def _refuse(start_response: Callable[..., Any], status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
+    return [f"{text}\n".encode()]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_SECONDS
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
+
+    def address_string(self) -> str:
+        return str(self.client_address[0])  # without asking the network for a name

@@ -1,0 +1,140 @@
+"""Metrics that say how things are just now, read when they are asked for; counts nothing.
+
+They are read in the thread of whoever asks, beside the event loop: single numbers, and copies of small tables.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from whylight.engine.bounds import Bounds
+from whylight.engine.engine import State
+from whylight.v1 import catalog_pb2
+from whylight.worker.v1 import worker_pb2
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+class EngineState(Protocol):
+    """What is read of the engine; `whylight.engine.Engine` is one."""
+
+    @property
+    def state(self) -> State:
+        """Whether work is taken."""
+
+    @property
+    def catalog(self) -> worker_pb2.Ready | None:
+        """What there is to offer."""
+
+    @property
+    def queued(self) -> int:
+        """How many items wait for a worker."""
+
+    @property
+    def in_flight(self) -> int:
+        """How many items are at workers."""
+
+
+class Workers:
+    """Which workers there are, and what was last heard of them."""
+
+    def __init__(self, size: int) -> None:
+        self.up: dict[int, bool] = dict.fromkeys(range(size), False)
+        self.devices: dict[int, str] = {}
+        self.start_times: dict[int, float] = {}
+        self.load_times: dict[tuple[int, str], float] = {}
+
+
+class StateCollector(Collector):
+    """The gauges of one server. `pids` are those of the workers that are up."""
+
+    def __init__(
+        self, engine: EngineState, bounds: Bounds, workers: Workers, pids: Callable[[], Mapping[int, int]]
+    ) -> None:
+        self._engine = engine
+        self._bounds = bounds
+        self._workers = workers
+        self._pids = pids
+
+    def describe(self) -> Iterator[Metric]:
+        """List the metrics without reading anything, as the registry asks when this is registered."""
+        return self.collect()
+
+    def collect(self) -> Iterator[Metric]:
+        """Read everything."""
+        yield from self._server()
+        yield from self._queue()
+        yield from self._each_worker()
+        yield from self._models()
+
+    def _server(self) -> Iterator[Metric]:
+        build = _gauge("whylight_build_info", "1; which program this is.", "version", "python")
+        build.add_metric([version("whylight"), platform.python_version()], 1)
+        yield build
+        yield _value(
+            "whylight_ready",
+            "1 when calls are answered, 0 while loading, without a worker, or draining.",
+            self._engine.state is State.READY,
+        )
+
+    def _queue(self) -> Iterator[Metric]:
+        engine, bounds = self._engine, self._bounds
+        yield _value("whylight_queue_inputs", "Inputs that wait for a worker.", engine.queued)
+        yield _value("whylight_queue_limit_inputs", "Inputs that may wait.", bounds.max_queued_items)
+        yield _value("whylight_in_flight_inputs", "Inputs that are at workers.", engine.in_flight)
+
+    def _each_worker(self) -> Iterator[Metric]:
+        workers = self._workers
+        up = _gauge("whylight_worker_up", "1 when the worker takes work.", "worker", "device")
+        for number, is_up in list(workers.up.items()):
+            up.add_metric([str(number), workers.devices.get(number, "")], is_up)
+        yield up
+        start = _gauge("whylight_worker_start_seconds", "Time that the last start of a worker took.", "worker")
+        for number, seconds in list(workers.start_times.items()):
+            start.add_metric([str(number)], seconds)
+        yield start
+        memory = _gauge(
+            "whylight_worker_resident_memory_bytes", "Memory of the worker's process, without the device's.", "worker"
+        )
+        for number, pid in sorted(self._pids().items()):
+            resident = resident_bytes(pid)
+            if resident is not None:
+                memory.add_metric([str(number)], resident)
+        yield memory
+
+    def _models(self) -> Iterator[Metric]:
+        ready = _gauge("whylight_model_ready", "1 when the model answers calls.", "model")
+        catalog = self._engine.catalog
+        serving = self._engine.state is State.READY
+        for model in catalog.models if catalog else ():
+            unloaded = model.state not in (catalog_pb2.MODEL_STATE_READY, catalog_pb2.MODEL_STATE_UNSPECIFIED)
+            ready.add_metric([model.name], serving and not unloaded)
+        yield ready
+        load = _gauge("whylight_model_load_seconds", "Time that the last load of a model took.", "worker", "model")
+        for (number, name), seconds in list(self._workers.load_times.items()):
+            load.add_metric([str(number), name], seconds)
+        yield load
+
+
+def resident_bytes(pid: int) -> int | None:
+    """Return the memory that a process has in RAM, None when it is gone or the system does not say."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _gauge(name: str, help: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, help, labels=labels)
+
+
+def _value(name: str, help: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, help, value=value)
