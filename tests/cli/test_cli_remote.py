@@ -270,15 +270,6 @@ def test_bench_counts_refusals_and_does_not_try_again(whylight_command, server, 
     assert "failed: RESOURCE_EXHAUSTED QUEUE_FULL" in done.out
 
 
-def test_percentiles_are_nearest_ranks():
-    from whylight.cli.load import summary
-
-    values = [float(value) for value in range(1, 101)]
-    assert summary(values) == {"mean": 50.5, "p50": 50, "p90": 90, "p99": 99, "max": 100}
-    assert summary([7.0]) == {"mean": 7, "p50": 7, "p90": 7, "p99": 7, "max": 7}
-    assert summary([]) == {}
-
-
 def test_client_is_what_the_package_exports():
     assert whylight.Client is whylight.client.Client
 

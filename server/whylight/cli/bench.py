@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,6 +11,7 @@ import click
 from whylight.cli.parameters import (
     as_dictionary,
     connection_settings,
+    given_credentials,
     json_option,
     method_option,
     model_option,
@@ -18,21 +21,60 @@ from whylight.cli.parameters import (
 )
 
 if TYPE_CHECKING:
-    from whylight.cli.load import Report
+    from whylight.cli.load.report import Report
+    from whylight.cli.load.spec import Kind
     from whylight.target import Target
+
+_SIZE = "500x375"
+"""Of the picture that is sent when none is given: what photographs of ImageNet have on average."""
+
+_SETTLE = 1.0
+_CALLS = 200
+_OUTPUTS = ("map", "picture", "boxes")
+
+
+def _read_size(text: str) -> tuple[int, int]:
+    width, cross, height = text.partition("x")
+    if not cross or not (width.isdecimal() and height.isdecimal()) or 0 in (int(width), int(height)):
+        raise click.BadParameter(f"{text!r} is not WIDTHxHEIGHT")
+    return int(width), int(height)
+
+
+def _read_mix(text: str) -> list[tuple[tuple[str, ...], float]]:
+    from whylight.cli.load.spec import read_mix
+
+    try:
+        return read_mix(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command("bench")
-@click.argument("image", type=click.Path(exists=True, dir_okay=False))
+@click.argument("images", type=click.Path(exists=True, dir_okay=False), nargs=-1)
 @server_options(required=True)
 @model_option
 @method_option
+@click.option(
+    "--mix",
+    type=_read_mix,
+    metavar="METHOD=SHARE,…",
+    help="Calls of several kinds in place of -M, such as grad-cam=3,occlusion=1; a+b=1 asks one call for both.",
+)
 @target_option
 @options_option
+@click.option(
+    "--size", "sizes", type=_read_size, metavar="WxH", multiple=True, help=f"Make pictures. Repeatable. [{_SIZE}]"
+)
+@click.option("--inputs", type=click.IntRange(1), default=1, show_default=True, help="Pictures in each call.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Calls per second on average: an open loop.")
 @click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Calls at the same time.")
-@click.option("--calls", type=click.IntRange(1), default=200, show_default=True, help="Calls in all.")
+@click.option("--calls", type=click.IntRange(1), help=f"Calls in all. [{_CALLS}, unless --duration is given]")
+@click.option("--duration", type=click.FloatRange(0, min_open=True), help="Seconds to go on. [10 with --rate]")
 @click.option(
     "--warm-up", type=click.IntRange(0), help="Calls before, not counted. As many as at the same time if left out."
+)
+@click.option(
+    "--settle", type=click.FloatRange(0), help=f"Seconds of load before counting. [{_SETTLE:g} of a duration]"
 )
 @click.option(
     "--deadline",
@@ -41,65 +83,101 @@ if TYPE_CHECKING:
     show_default=True,
     help="Seconds a call may take.",
 )
+@click.option("--stream", is_flag=True, help="Send calls as requests of open StreamExplain calls.")
+@click.option("--processes", type=click.IntRange(1, 64), default=2, show_default=True, help="Client processes.")
+@click.option("--connections", type=click.IntRange(1, 64), default=1, show_default=True, help="Of each process.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of arrivals, kinds and pictures.")
 @click.option(
     "--output",
     "kinds",
-    type=click.Choice(["map", "picture", "boxes"]),
+    type=click.Choice(_OUTPUTS),
     multiple=True,
     help="What to ask for. Repeatable. A native map when left out.",
 )
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Write the figures to this JSON file.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw them into this PNG, SVG or PDF.")
 @json_option
 def command(
-    image: str,
-    server: str,
-    tls: bool,
-    ca: str | None,
+    images: tuple[str, ...],
     model: str,
     methods: tuple[str, ...],
+    mix: list[tuple[tuple[str, ...], float]] | None,
     targets: tuple[Target, ...],
     options: tuple[tuple[str, Any], ...],
+    sizes: tuple[tuple[int, int], ...],
+    inputs: int,
+    rate: float | None,
     concurrency: int,
-    calls: int,
+    calls: int | None,
+    duration: float | None,
     warm_up: int | None,
+    settle: float | None,
     deadline: float,
+    stream: bool,
+    processes: int,
+    connections: int,
+    seed: int,
     kinds: tuple[str, ...],
+    save: Path | None,
+    plot: Path | None,
     as_json: bool,
+    **connection: Any,
 ) -> int:
-    """Send the same IMAGE again and again, a fixed number of calls at a time, and report throughput and latency.
+    """Put a server under load and report throughput, latencies, batch sizes and errors.
 
-    Each of --concurrency callers sends its next call when it has the answer to the last one (a closed loop). Calls are
-    not tried again, so that every refusal is counted. The exit code is 1 when no call succeeded.
+    Sends the IMAGES in turns, or pictures that it makes. With --rate in an open loop: calls come at random times,
+    whatever the server does, and latency counts from when a call was due. Otherwise in a closed loop: each of
+    --concurrency callers sends its next call when it has the answer to the last one. Calls are not tried again, so that
+    every refusal is counted. -M a -M b asks each call for both; --mix sends calls of several kinds.
+
+    The exit code is 1 when no call succeeded.
     """
-    import asyncio
-    from pathlib import Path
+    from whylight.cli import printing
+    from whylight.cli.load.spec import Load, processes_for
+    from whylight.cli.load.together import put_under_load
 
-    from whylight.cli import load, printing
-    from whylight.client import Request
-    from whylight.outputs import BoxesOutput, MapOutput, PictureOutput
+    if rate is not None and calls is not None:
+        raise click.UsageError("an open loop goes on for a --duration; --calls is for a closed one")
+    if calls is not None and duration is not None:
+        raise click.UsageError("give either --calls or --duration")
+    if rate is not None and duration is None:
+        duration = 10.0
+    if duration is None and calls is None:
+        calls = _CALLS
+    connection_settings(**connection)  # refuses what would not be safe, before anything is started
+    pictures = [Path(image).read_bytes() for image in images]
+    if sizes or not pictures:
+        from whylight.cli.load.pictures import synthetic
 
-    made = {"map": MapOutput, "picture": PictureOutput, "boxes": BoxesOutput}
-    request = Request(
-        Path(image).read_bytes(),
-        methods,
-        model,
-        targets or None,
-        as_dictionary(options),
-        [made[kind]() for kind in dict.fromkeys(kinds)],
+        made = sizes or (_read_size(_SIZE),)
+        pictures += [synthetic(width, height, seed + number) for number, (width, height) in enumerate(made)]
+    wanted = mix or [(tuple(name for names in methods for name in names.split(",")), 1.0)]
+    sent = [
+        _kind(asked, share, pictures, inputs, model, targets, as_dictionary(options), kinds) for asked, share in wanted
+    ]
+    load = Load(
+        {**connection, "credentials": vars(given_credentials())},
+        tuple(sent),
+        rate,
+        concurrency,
+        calls,
+        duration,
+        (_SETTLE if settle is None else settle) if duration is not None else 0.0,
+        concurrency if warm_up is None else warm_up,
+        deadline,
+        connections,
+        stream,
+        processes_for(processes, concurrency if rate is None else processes, calls),
+        seed,
     )
-    settings = connection_settings(server, tls, ca)
-    with printing.progress("calling", calls) as bar:
-        report = asyncio.run(
-            load.closed_loop(
-                server,
-                settings,
-                request,
-                concurrency=concurrency,
-                calls=calls,
-                warm_up=concurrency if warm_up is None else warm_up,
-                deadline=deadline,
-                on_call=lambda: bar.advance(bar.task_ids[0]),
-            )
-        )
+    with printing.waiting(f"calling {load.server}"):
+        report = put_under_load(load)
+    if save is not None:
+        save.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    if plot is not None:
+        from whylight.cli.load.plot import draw
+
+        draw(report, plot)
     if as_json:
         printing.print_json(report.as_json())
     else:
@@ -107,21 +185,61 @@ def command(
     return 0 if report.succeeded else 1
 
 
+def _kind(
+    methods: tuple[str, ...],
+    share: float,
+    pictures: list[bytes],
+    inputs: int,
+    model: str,
+    targets: tuple[Target, ...],
+    options: dict[str, Any],
+    outputs: tuple[str, ...],
+) -> Kind:
+    """Return calls of one kind: one request for each picture to begin with, the next ones behind it."""
+    from whylight.cli.load.spec import Kind
+    from whylight.client.requests import Request, build_request
+    from whylight.outputs import BoxesOutput, MapOutput, PictureOutput
+
+    made = {"map": MapOutput, "picture": PictureOutput, "boxes": BoxesOutput}
+    asked = [made[output]() for output in dict.fromkeys(outputs)]
+    requests = []
+    for first in range(len(pictures)):
+        several = [pictures[(first + offset) % len(pictures)] for offset in range(inputs)]
+        request = Request(several, methods, model, targets or None, options, asked)
+        requests.append(build_request(request).SerializeToString())
+    return Kind("+".join(methods), share, tuple(requests))
+
+
 def _print(report: Report) -> None:
     from whylight.cli import printing
 
     facts = report.as_json()
+    how = f"{facts['rate']:g} a second" if facts["loop"] == "open" else f"{facts['concurrency']} at a time"
     rows = [
-        ("calls", f"{facts['calls']}, {facts['concurrency']} at a time, in {facts['seconds']:.2f} s"),
+        ("calls", f"{facts['calls']}, {how}, in {facts['seconds']:.2f} s, from {facts['processes']} processes"),
         ("succeeded", f"{facts['succeeded']}"),
         ("throughput", f"{facts['throughput']:.1f} calls/s"),
     ]
     for name in ("latency", "queue_time", "compute_time"):
         if facts[name]:
-            times = ", ".join(f"{key} {value * 1e3:.1f}" for key, value in facts[name].items())
-            rows.append((name.replace("_", " "), f"{times} ms"))
+            rows.append((name.replace("_", " "), _times(facts[name])))
+    if len(facts["kinds"]) > 1:
+        for name, kind in facts["kinds"].items():
+            rows.append(
+                (f"  {name}", f"{kind['calls']} calls; {_times(kind['latency']) if kind['latency'] else 'none'}")
+            )
     if facts["batch_sizes"]:
         sizes = ", ".join(f"{size}: {count}" for size, count in facts["batch_sizes"].items())
         rows.append(("batch size", f"mean {facts['mean_batch_size']:.1f} ({sizes})"))
-    rows += [(f"failed: {name}", f"{count}") for name, count in facts["errors"].items()]
-    printing.print_table((report.server, ""), rows)
+    if facts["loop"] == "open":
+        rows.append(("sent late by", _times(facts["lag"])))
+    for name, failure in facts["failures"].items():
+        told = f", {failure['with_retry_after']} told when to come again" if failure["with_retry_after"] else ""
+        rows.append((f"failed: {name}", f"{failure['count']}{told}; after {_times(failure['latency'])}"))
+    if facts["unanswered"] or facts["answered_twice"]:
+        rows.append(("NOT ONE ANSWER", f"{facts['unanswered']} calls with none, {facts['answered_twice']} with two"))
+    printing.print_table((report.load.server, ""), rows)
+
+
+def _times(times: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value * 1e3:.1f}" for key, value in times.items()) + " ms"
