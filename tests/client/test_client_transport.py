@@ -240,3 +240,18 @@ def test_options_of_the_caller_win(server):
         pytest.raises(InvalidInput, match="more than the 100"),
     ):
         client.explain(PHOTOGRAPH)
+
+
+def test_a_client_can_take_turns_with_several_servers_and_go_on_when_one_leaves():
+    with FakeServer() as one, FakeServer() as other:
+        address = f"ipv4:127.0.0.1:{one.port},127.0.0.1:{other.port}"
+        with Client(address, options={"grpc.lb_policy_name": "round_robin"}) as client:
+            for _ in range(200):  # a server that is not connected yet gets none
+                client.explain(PIXELS)
+                if one.requests and other.requests:
+                    break
+            assert one.requests
+            assert other.requests
+            other.server.stop(None).wait()
+            for _ in range(10):
+                client.explain(PIXELS)
