@@ -5,6 +5,7 @@ WhylightError             code
 ├── NotFound              NOT_FOUND             it names what this server has not
 ├── Unsupported           FAILED_PRECONDITION   this model cannot do it
 ├── Overloaded            RESOURCE_EXHAUSTED    more work than the server takes
+│   └── RateLimited       RESOURCE_EXHAUSTED    more than this caller may ask for in a time
 ├── Unavailable           UNAVAILABLE           no work just now: loading, draining, a worker lost
 ├── DeadlineExceeded      DEADLINE_EXCEEDED
 ├── Cancelled             CANCELLED
@@ -109,6 +110,12 @@ class Overloaded(WhylightError):
 
     code = Code.RESOURCE_EXHAUSTED
     default_reason = "QUEUE_FULL"
+
+
+class RateLimited(Overloaded):
+    """One caller asks for more in a time than it may; `metadata` has the `caller`, the `limit` and its `rate`."""
+
+    default_reason = "RATE_LIMITED"
 
 
 class Unavailable(WhylightError):

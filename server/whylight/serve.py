@@ -57,7 +57,7 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
     try:
-        access = Access(settings.authentication.tokens_file)
+        access = settings.authentication.access()
         telemetry = Telemetry(settings, _caller_name)
     except (TokenFileError, TelemetryError) as error:
         log.error("%s", error)
@@ -68,7 +68,7 @@ async def _serve(settings: Settings) -> int:
     kept = settings.response_cache.bytes
     bounds = _bounds(settings)
     engine = Engine(
-        telemetry.watched(pool), bounds, cache=ResponseCache(kept) if kept else None
+        telemetry.watched(pool), bounds, cache=ResponseCache(kept) if kept else None, charge=access.charge_evaluations
     )
     telemetry.attach(engine, bounds, lambda: pool.pids)
     try:

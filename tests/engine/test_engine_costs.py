@@ -9,7 +9,7 @@ from engine_fakes import FakeClock, FakePool, settle, spec_of
 
 from whylight.engine import Bounds, Engine, Work
 from whylight.engine.work import evaluations
-from whylight.errors import InvalidInput
+from whylight.errors import InvalidInput, RateLimited
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
@@ -58,3 +58,29 @@ async def test_the_engine_counts_it() -> None:
     pool.finish()
     pool.finish()
     assert len(await fits) == 2
+
+
+async def test_work_is_charged_before_it_is_queued_and_given_back_when_it_is_refused_for_another_cause() -> None:
+    charged: list[float] = []
+
+    def charge(cost: float) -> None:
+        if sum(charged) + cost > 8:
+            raise RateLimited("too much", retry_after=1.0)
+        charged.append(cost)
+
+    def call(number: int) -> asyncio.Task[list[v1.InputResult]]:
+        return asyncio.ensure_future(engine.explain(Work(spec_of("grad-cam"), [v1.Input(image=b"a")] * number)))
+
+    pool = FakePool()
+    engine = Engine(pool, Bounds(max_batch_items=2, max_queued_items=4), clock=FakeClock(), charge=charge)
+    await engine.start()
+    first = call(2)
+    await settle()
+    with pytest.raises(InvalidInput, match="at most 4"):
+        await call(5)
+    assert charged == [2, 5, -5]
+    with pytest.raises(RateLimited):
+        await call(7)
+    assert len(pool.batches) == 1
+    pool.finish()
+    await first

@@ -143,6 +143,8 @@ class Failure:
         bad_request = self._unpack(error_details_pb2.BadRequest)
         self.fields = [violation.field for violation in bad_request.field_violations] if bad_request else []
         retry = self._unpack(error_details_pb2.RetryInfo)
+        quota = self._unpack(error_details_pb2.QuotaFailure)
+        self.quotas = [violation.subject for violation in quota.violations] if quota else []
         self.retry_seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry else None
 
     def _unpack(self, kind: Any) -> Any:

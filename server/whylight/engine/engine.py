@@ -62,6 +62,7 @@ class Engine:
         load_timeout: float = 600.0,
         draw_seed: Callable[[], int] = lambda: random.SystemRandom().getrandbits(53),
         cache: ResponseCache | None = None,
+        charge: Callable[[float], None] = lambda cost: None,
     ) -> None:
         """Take the workers of `pool`, which `start` starts; `cache` holds answers that were given before.
 
@@ -70,12 +71,15 @@ class Engine:
 
         A worker is killed and started again when it has work and has said nothing for `stuck_after` seconds more than
         its batch should take. `draw_seed` gives the seeds of stochastic work that has none: of 53 bits, so that clients
-        whose numbers are doubles can hold them.
+        whose numbers are doubles can hold them. `charge` is told, in the task of the caller, what its work costs before
+        any of it is queued, and refuses by raising a WhylightError; it is given back what is then refused for another
+        cause.
         """
         self._pool = pool
         self._clock = clock or LoopClock()
         self._draw_seed = draw_seed
         self._cache = cache
+        self._charge = charge
         self._dispatcher = dispatcher = Dispatcher(pool, bounds or Bounds(), self._clock, stuck_after)
         self._table = ModelTable(models)
         self._table.listeners.append(self._models_changed)
@@ -219,7 +223,12 @@ class Engine:
     ) -> list[_Outcome]:
         """Return the outcomes of the inputs in these places. Takes them back when the caller is cancelled."""
         items = [self._item(work, plan, model, index, arrived) for index in places]
-        self._dispatcher.submit(items)
+        self._charge(cost := sum(item.ticket.cost for item in items))
+        try:
+            self._dispatcher.submit(items)
+        except WhylightError:
+            self._charge(-cost)
+            raise
         try:
             outcomes = []
             for item in items:

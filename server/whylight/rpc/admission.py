@@ -1,10 +1,10 @@
-"""Who is still let in: counts the calls that are open, and shuts the door when the server drains; knows no call."""
+"""Who is still let in: counts the calls, of all and of each caller, and shuts when the server drains; knows no call."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from whylight.errors import Unavailable
 
@@ -13,9 +13,13 @@ RETRY_SECONDS = 1.0
 
 
 class Admission:
-    """The door of the server. One instance is shared by all services."""
+    """The door of the server. One instance is shared by all services.
 
-    def __init__(self) -> None:
+    `charge` counts a call of the current caller, and raises where it has had enough; each request of a stream is one.
+    """
+
+    def __init__(self, charge: Callable[[], None] = lambda: None) -> None:
+        self._charge = charge
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -37,9 +41,11 @@ class Admission:
 
         Raises:
             Unavailable: the server is draining.
+            RateLimited: the caller has made as many calls as it may.
         """
         if self.draining:
             raise draining_error()
+        self._charge()
         self._open += 1
         self._idle.clear()
         try:

@@ -79,6 +79,8 @@ class Authentication(grpc.aio.ServerInterceptor):
         if len(entries) > 1 and self._access.needs_token:
             raise Unauthenticated("the call has more than one authorization", reason="TOKEN_MISSING")
         set_caller(self._access.check(bearer_token(entries[0]) if entries else None, scope))
+        if scope is not Scope.EXPLAIN:  # those are counted at the door, each request of a stream for itself
+            self._access.charge_call()
 
 
 def _refusal(error: WhylightError) -> grpc.RpcMethodHandler[Any, Any]:

@@ -14,7 +14,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-from whylight.errors import InternalError, Violation, WhylightError
+from whylight.errors import InternalError, RateLimited, Violation, WhylightError
 from whylight.rpc.request_id import current_request_id
 
 DOMAIN = "whylight"
@@ -39,7 +39,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def to_status(error: WhylightError) -> status_pb2.Status:
-    """Return the google.rpc.Status of `error`: an ErrorInfo, and BadRequest and RetryInfo where they say something."""
+    """Return the google.rpc.Status of `error`: an ErrorInfo, and others where they say something."""
     status = status_pb2.Status(code=int(error.code), message=cut(error.message, MESSAGE_BYTES))
     budget = STATUS_BYTES - status.ByteSize()
     for detail in _details(error, budget):
@@ -89,6 +89,12 @@ def _details(error: WhylightError, budget: int) -> Iterator[Message]:
         retry = error_details_pb2.RetryInfo(retry_delay=delay)
         yield retry
         budget -= retry.ByteSize() + _ANY_BYTES
+    if isinstance(error, RateLimited):
+        quota = error_details_pb2.QuotaFailure()
+        caller = error.metadata.get("caller", "")
+        quota.violations.add(subject=cut(f"caller:{caller}", TEXT_BYTES), description=cut(error.message, TEXT_BYTES))
+        yield quota
+        budget -= quota.ByteSize() + _ANY_BYTES
     if error.violations:
         yield _bad_request(error.violations, budget - _ANY_BYTES)
 

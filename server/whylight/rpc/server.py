@@ -53,14 +53,15 @@ class RpcServer:
         self._backend = backend
         self._settings = settings.server
         self._certificates = _certificates(settings)
-        self._admission = Admission()
+        access = access or settings.authentication.access()
+        self._admission = Admission(access.charge_call)
         services = [EXPLANATION_SERVICE, CATALOG_SERVICE]
         if settings.open_inference.enabled:
             services.append(OPEN_INFERENCE_SERVICE)
         self._health = health.HealthServicer(*services)
         limits = settings.limits.limits()
         self._server = grpc.aio.server(
-            interceptors=(Guard(observer), Authentication(access or Access(settings.authentication.tokens_file))),
+            interceptors=(Guard(observer), Authentication(access)),
             options=(
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_concurrent_streams", settings.server.calls_per_connection),

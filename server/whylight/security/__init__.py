@@ -5,6 +5,7 @@
 
 from whylight.security.access import Access, bearer_token
 from whylight.security.caller import ANONYMOUS, Caller, current_caller, set_caller
+from whylight.security.rates import Rates
 from whylight.security.scope import Scope
 from whylight.security.token_file import TokenFileError
 
@@ -12,6 +13,7 @@ __all__ = [
     "ANONYMOUS",
     "Access",
     "Caller",
+    "Rates",
     "Scope",
     "TokenFileError",
     "bearer_token",

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextvars
 from dataclasses import dataclass
 
+from whylight.security.rates import UNLIMITED, Rates
 from whylight.security.scope import Scope
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Someone who was let in. `name` is that of the token in the operator's file."""
+    """Someone who was let in. `name` is that of the token in the operator's file; it is no secret, to nobody."""
 
     name: str
     scopes: frozenset[Scope]
+    rates: Rates = UNLIMITED
 
 
 ANONYMOUS = Caller("anonymous", frozenset({Scope.EXPLAIN, Scope.CATALOG, Scope.METRICS}))
