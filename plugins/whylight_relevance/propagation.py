@@ -145,12 +145,17 @@ class Propagation(whylight.BackwardRule):
         first = not is_behind_weights(input.grad_fn)
         rule = self.composite.rule(call.layer, convolution=call.function not in catalogue.LINEAR, first=first)
         values = input.detach()
-        weight, bias = weight.detach().to(values.dtype), None if bias is None else bias.detach().to(values.dtype)
+        weight, bias = weight.detach(), None if bias is None else bias.detach().to(values.dtype)
         bounds = self._bounds_of(input) if isinstance(rule, ZBox) else None
-        linear = LinearMap(compute, values, weight, bias, call.layer, bounds)
-        plain = part(lambda leaf: compute(leaf, weight, bias), values) if rule.reuses else None
+        rows = max(1, BLOCK_BYTES // weight[0].nbytes) if call.function in catalogue.LINEAR else None
+        linear = LinearMap(compute, values, weight, bias, call.layer, bounds, rows=rows)
+
+        def plainly(leaf: Tensor) -> Tensor:
+            return compute(leaf, weight.to(values.dtype), bias)
+
+        plain = part(plainly, values) if rule.reuses else None
         with torch.no_grad():
-            value = compute(values, weight, bias) if plain is None else plain.z.detach().clone()
+            value = plainly(values) if plain is None else plain.z.detach().clone()
         channels_second = value.dim() == (2 if call.function in catalogue.LINEAR else weight.dim())
         step = Weighted(linear, rule, plain, takes_norm=channels_second and call.function not in catalogue.TRANSPOSED)
         if call.function in catalogue.LINEAR:
@@ -243,6 +248,9 @@ class Propagation(whylight.BackwardRule):
             self.composite.weightless,
         )
 
+
+BLOCK_BYTES = 32 << 20
+"""In blocks of how many bytes the weights of a linear layer are made into others."""
 
 _BOUNDS = "whylight_relevance_bounds"
 

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 import whylight
-from whylight_relevance.shares import Part, Proportional, Share, part
+from whylight_relevance.shares import Made, Part, Proportional, Share, part
+
+Weights = Callable[[Tensor], Tensor]
+"""What a rule makes of a layer's weights."""
 
 STABILISER = 1e-9
 """Added to denominators of rules that have no ε of their own, with their sign."""
@@ -22,7 +25,13 @@ STABILISER = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """A layer with weights as it ran: ``compute(input, weight, bias)``; `bounds` are of the input, if it has any."""
+    """A layer with weights as it ran: ``compute(input, weight, bias)``; `bounds` are of the input, if it has any.
+
+    `scale` is that of a normalisation behind it, which multiplies the weights of each output channel. What the rules
+    make of the weights is made anew when it is needed, there and back: kept until the way back, it would be as large as
+    the model, or several times so, and no batch could be small enough. With `rows`, for layers whose weights are a
+    matrix, they are made in blocks of so many rows, which are as many outputs.
+    """
 
     compute: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     input: Tensor
@@ -30,29 +39,61 @@ class LinearMap:
     bias: Tensor | None
     layer: str
     bounds: tuple[Tensor, Tensor] | None = None
+    scale: Tensor | None = None
+    rows: int | None = None
 
     def part(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None, *, sign: float = 1.0, weighed: bool = True
+        self, input: Tensor, of_weight: Weights, bias: Tensor | None, *, sign: float = 1.0, weighed: bool = True
     ) -> Part:
-        """Compute it with another input and other weights."""
-        return part(lambda leaf: self.compute(leaf, weight, bias), input, sign=sign, weighed=weighed)
+        """Compute it with another input and with what `of_weight` makes of the weights."""
+        return part(lambda leaf: self.value(leaf, of_weight, bias), input, sign=sign, weighed=weighed)
+
+    def value(self, input: Tensor, of_weight: Weights, bias: Tensor | None) -> Tensor:
+        """Return the output for an input, with its graph if the input has one."""
+        if self.rows is None or len(self.weight) <= self.rows:
+            return self._block(input, of_weight, bias, slice(None))
+        blocks = (slice(first, first + self.rows) for first in range(0, len(self.weight), self.rows))
+        return torch.cat([self._block(input, of_weight, bias, rows) for rows in blocks], -1)
 
     def same_sign(self, *, bias: bool) -> list[Part]:
         """Return the parts whose contributions are positive: positive inputs and weights, negative ones of both."""
         positive = self.bias.clamp(min=0) if bias and self.bias is not None else None
-        return self.of_signs(self.weight.clamp(min=0), self.weight.clamp(max=0), positive)
+        return self.of_signs(_positive, _negative, positive)
 
     def opposite_sign(self, *, bias: bool) -> list[Part]:
         """Return the parts whose contributions are negative."""
         negative = self.bias.clamp(max=0) if bias and self.bias is not None else None
-        return self.of_signs(self.weight.clamp(max=0), self.weight.clamp(min=0), negative)
+        return self.of_signs(_negative, _positive, negative)
 
-    def of_signs(self, of_positive: Tensor, of_negative: Tensor, bias: Tensor | None) -> list[Part]:
+    def of_signs(self, of_positive: Weights, of_negative: Weights, bias: Tensor | None) -> list[Part]:
         """Return parts with one weight for positive inputs and another for negative ones, if there are any."""
         parts = [self.part(self.input.clamp(min=0), of_positive, bias)]
         if bool((self.input < 0).any()):
             parts.append(self.part(self.input.clamp(max=0), of_negative, None))
         return parts
+
+    def _block(self, input: Tensor, of_weight: Weights, bias: Tensor | None, rows: slice) -> Tensor:
+        def weight() -> Tensor:
+            own = self.weight[rows]
+            if self.scale is not None:
+                own = own * self.scale[rows].view(-1, *(1,) * (own.dim() - 1))
+            return of_weight(own.to(self.input.dtype))
+
+        biases = None if bias is None else bias[rows]
+        return Made(weight).used_by(lambda made: self.compute(input, made, biases))
+
+
+def as_they_are(weight: Tensor) -> Tensor:
+    """Return weights as they are."""
+    return weight
+
+
+def _positive(weight: Tensor) -> Tensor:
+    return weight.clamp(min=0)
+
+
+def _negative(weight: Tensor) -> Tensor:
+    return weight.clamp(max=0)
 
 
 class Rule(abc.ABC):
@@ -79,7 +120,7 @@ class Epsilon(Rule):
 
     def share(self, linear: LinearMap, plain: Part | None) -> Share:
         """See `Rule`."""
-        return Proportional((plain or linear.part(linear.input, linear.weight, linear.bias),), self.epsilon)
+        return Proportional((plain or linear.part(linear.input, as_they_are, linear.bias),), self.epsilon)
 
     @property
     def reuses(self) -> bool:
@@ -96,9 +137,14 @@ class Gamma(Rule):
     def share(self, linear: LinearMap, plain: Part | None) -> Share:
         """See `Rule`."""
         with torch.no_grad():
-            z = linear.compute(linear.input, linear.weight, linear.bias)
-        up, down = linear.weight.clamp(min=0), linear.weight.clamp(max=0)
-        raised, lowered = linear.weight + self.gamma * up, linear.weight + self.gamma * down
+            z = linear.value(linear.input, as_they_are, linear.bias)
+
+        def raised(weight: Tensor) -> Tensor:
+            return weight + self.gamma * weight.clamp(min=0)
+
+        def lowered(weight: Tensor) -> Tensor:
+            return weight + self.gamma * weight.clamp(max=0)
+
         bias = linear.bias
         positive = None if bias is None else bias + self.gamma * bias.clamp(min=0)
         negative = None if bias is None else bias + self.gamma * bias.clamp(max=0)
@@ -157,9 +203,9 @@ class ZBox(Rule):
             )
         low, high = linear.bounds
         parts = (
-            linear.part(linear.input, linear.weight, None),
-            linear.part(low, linear.weight.clamp(min=0), None, sign=-1.0),
-            linear.part(high, linear.weight.clamp(max=0), None, sign=-1.0),
+            linear.part(linear.input, as_they_are, None),
+            linear.part(low, _positive, None, sign=-1.0),
+            linear.part(high, _negative, None, sign=-1.0),
         )
         return Proportional(parts, STABILISER)
 
@@ -171,7 +217,7 @@ class WSquare(Rule):
     def share(self, linear: LinearMap, plain: Part | None) -> Share:
         """See `Rule`."""
         ones = torch.ones_like(linear.input)
-        return Proportional((linear.part(ones, linear.weight.square(), None, weighed=False),), STABILISER)
+        return Proportional((linear.part(ones, torch.square, None, weighed=False),), STABILISER)
 
 
 @dataclass(frozen=True)
@@ -181,4 +227,4 @@ class Flat(Rule):
     def share(self, linear: LinearMap, plain: Part | None) -> Share:
         """See `Rule`."""
         ones = torch.ones_like(linear.input)
-        return Proportional((linear.part(ones, torch.ones_like(linear.weight), None, weighed=False),), STABILISER)
+        return Proportional((linear.part(ones, torch.ones_like, None, weighed=False),), STABILISER)

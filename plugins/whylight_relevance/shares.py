@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,35 @@ def part(function: Callable[..., Tensor], *inputs: Tensor, sign: float = 1.0, we
     with torch.enable_grad():
         leaves = tuple(one.detach().requires_grad_(True) for one in inputs)
         return Part(leaves, function(*leaves), tuple(leaf._version for leaf in leaves), sign, weighed)
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A tensor that is made again when the way back needs it, so that nobody has to keep it until then."""
+
+    make: Callable[[], Tensor]
+
+    def used_by(self, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return ``compute(tensor)`` with its graph, in which there is how to make the tensor in place of itself."""
+        made = self.make()
+        # Numbers, for the graph keeps this function too, and with it what it knows.
+        low, offset = made.data_ptr(), made.storage_offset()
+        high = low + made.nbytes
+
+        def pack(tensor: Tensor) -> Any:
+            if not low <= tensor.data_ptr() < high:
+                return tensor
+            return tensor.shape, tensor.stride(), tensor.storage_offset() - offset
+
+        def unpack(kept: Any) -> Tensor:
+            if isinstance(kept, Tensor):
+                return kept
+            shape, stride, distance = kept
+            again = self.make()
+            return again.as_strided(shape, stride, again.storage_offset() + distance)
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            return compute(made)
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,9 +45,8 @@ class Weighted(Step):
     def merge(self, scale: Tensor, shift: Tensor) -> None:
         """Make `scale` and `shift`, of each output channel, part of the weights."""
         linear = self._linear
-        weight = linear.weight * scale.view(-1, *(1,) * (linear.weight.dim() - 1))
         bias = shift if linear.bias is None else linear.bias * scale + shift
-        self._linear = replace(linear, weight=weight, bias=bias)
+        self._linear = replace(linear, scale=scale, bias=bias)
         if self._plain is not None:
             across = (1, -1, *(1,) * (self._plain.z.dim() - 2))
             with torch.enable_grad():
