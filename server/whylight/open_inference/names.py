@@ -95,7 +95,9 @@ def everything(catalog: worker_pb2.Ready) -> Iterator[Asked]:
 def _not_found(
     kind: str, name: str, known: dict[str, catalog_pb2.Model] | dict[str, catalog_pb2.Method], field: str
 ) -> NotFound:
-    close = difflib.get_close_matches(name[:256], known)
+    close = difflib.get_close_matches(name[:256], known) or difflib.get_close_matches(
+        name[:256].rpartition(".")[0], known
+    )
     hint = f"; did you mean {', '.join(map(repr, close))}?" if close else ""
     return NotFound(
         f"there is no {kind} {name[:256]!r}{hint}",

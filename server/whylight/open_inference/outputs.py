@@ -93,6 +93,8 @@ def read_outputs(messages: Sequence[ModelInferRequest.InferRequestedOutputTensor
         names.append(message.name)
         values = read_values(message.parameters, f"{place}.parameters")
         known: tuple[str, ...] = ()
+        if take(values, "binary_data", bool, "true or false", f"{place}.parameters") is False:
+            raise _invalid(f"{place}.parameters[binary_data]", "answers are always raw, never typed contents")
         if message.name in _READERS:
             known, read = _READERS[message.name]
             specs[message.name] = read(values, f"{place}.parameters")

@@ -22,6 +22,9 @@ TYPED_ELEMENTS = 1 << 20
 TENSORS = 16
 """Input tensors of one request at most; none that is served takes more."""
 
+BINARY_DATA_SIZE = "binary_data_size"
+"""Name of the one parameter that input tensors may have."""
+
 _CONTENTS = {
     "UINT8": ("uint_contents", "u1"),
     "INT32": ("int_contents", "<i4"),
@@ -71,18 +74,16 @@ def read_tensors(request: ModelInferRequest, *, max_elements: int) -> dict[str, 
             raise _invalid(f"{field}.name", f"the name of a tensor has 1 to {_NAME_LENGTH} characters")
         if message.name in tensors:
             raise _invalid(f"{field}.name", f"there is another tensor {message.name!r}")
-        for name in sorted(message.parameters)[:1]:
-            raise _invalid(
-                f"{field}.parameters[{name[:_NAME_LENGTH]}]",
-                "input tensors have no parameters here; their elements come with the request, not by shared memory",
-            )
-        if raw and message.HasField("contents"):
+        sent = request.raw_input_contents[index] if raw else None
+        _check_parameters(message, field, sent)
+        if sent is not None and message.HasField("contents"):
             raise _invalid(f"{field}.contents", "the tensor has both contents and raw_input_contents; send one of them")
         shape, elements = _shape(message, field, max_elements)
-        if raw:
-            data = _raw(message.datatype, elements, request.raw_input_contents[index], f"raw_input_contents[{index}]")
-        else:
-            data = _typed(message, elements, f"{field}.contents")
+        data = (
+            _typed(message, elements, f"{field}.contents")
+            if sent is None
+            else _raw(message.datatype, elements, sent, f"raw_input_contents[{index}]")
+        )
         tensors[message.name] = InputTensor(field, message.name, message.datatype, shape, data)
     return tensors
 
@@ -95,6 +96,21 @@ def write_tensor(
     if not isinstance(data, bytes):
         data = b"".join(part for element in data for part in (_LENGTH.pack(len(element)), element))
     response.raw_output_contents.append(data)
+
+
+def _check_parameters(message: ModelInferRequest.InferInputTensor, field: str, raw: bytes | None) -> None:
+    """Refuse parameters, but for the number of raw bytes that KServe's client tells, which must be true."""
+    for name in sorted(message.parameters):
+        place = f"{field}.parameters[{name[:_NAME_LENGTH]}]"
+        if name != BINARY_DATA_SIZE:
+            raise _invalid(
+                place,
+                f"input tensors have no parameter {name[:_NAME_LENGTH]!r} here; "
+                "their elements come with the request, not by shared memory",
+            )
+        told, sent = message.parameters[name].int64_param, len(raw or b"")
+        if told != sent:
+            raise _invalid(place, f"{told}, but the raw contents have {sent} bytes")
 
 
 def _shape(message: ModelInferRequest.InferInputTensor, field: str, max_elements: int) -> tuple[tuple[int, ...], int]:
