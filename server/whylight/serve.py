@@ -18,7 +18,7 @@ from whylight.engine.pool import WorkerStartError
 from whylight.engine.response_cache import ResponseCache
 from whylight.rpc.request_id import current_request_id
 from whylight.rpc.server import RpcServer
-from whylight.security import ANONYMOUS, Access, Scope, TokenFileError, bearer_token, current_caller
+from whylight.security import ANONYMOUS, Scope, TokenFileError, bearer_token, current_caller
 from whylight.security.certificates import CertificateError
 from whylight.settings import ConfigurationError, Settings, load_settings
 from whylight.telemetry.logs import configure_logging
