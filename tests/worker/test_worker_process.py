@@ -247,7 +247,6 @@ async def test_a_plugin_that_crashes_the_process_is_in_the_log_and_the_next_call
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (WorkerConfig(), "there is no model to serve"),
         (WorkerConfig(models=(RESNET, RESNET)), "two models have the name 'resnet'"),
         (WorkerConfig(models=({**RESNET, "source": "nowhere:resnet18"},)), "nowhere"),
         (WorkerConfig(models=({**RESNET, "shape": 1},)), "shape"),

@@ -104,12 +104,15 @@ class Explainer:
         outputs: tuple[Output, ...] = (),
         top_predictions: int = 5,
         metrics: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        *,
+        models: Mapping[str, Model] | None = None,
     ) -> ExplanationPlan:
         """Check several methods with their options, to be run in this order, and the metrics that measure their maps.
 
-        See `make_plan` for the errors.
+        `models` are taken in place of the explainer's own, if given. See `make_plan` for the errors.
         """
-        return make_plan(self.models, self.methods, model, calls, outputs, top_predictions, self.metrics, metrics)
+        given = self.models if models is None else models
+        return make_plan(given, self.methods, model, calls, outputs, top_predictions, self.metrics, metrics)
 
     def decode(
         self,

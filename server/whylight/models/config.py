@@ -28,6 +28,11 @@ class ModelConfig(BaseModel):
         description="'default' (the source's own), 'random:SEED', or a path to .safetensors, .pt or .pth (a state "
         "dict; pickled objects are refused).",
     )
+    digest: str | None = Field(
+        None,
+        pattern="^sha256:[0-9a-f]{64}$",
+        description="Digest that the weights must have, as the catalog shows it; a model with others is not loaded.",
+    )
     labels: str | None = Field(None, description="Path of a text file with one label a line, or a JSON list.")
     precision: Precision = Field(
         "float32",

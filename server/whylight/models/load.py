@@ -44,12 +44,18 @@ def open_model(
 
     Raises:
         NotFound: no such scheme, model or file (reason MODEL_NOT_FOUND).
-        InvalidInput: the weights do not fit, the output is ambiguous, a library or the device is missing; `field` names
-            the option.
+        InvalidInput: the weights do not fit or have another digest (DIGEST_MISMATCH), the output is ambiguous, a
+            library or the device is missing; `field` names the option.
     """
     where = usable_device(device)
     opened = _open(config, sources)
     _fill(opened.module, config.weights)
+    if config.digest is not None and (found := digest_of(opened.module)) != config.digest:
+        raise InvalidInput(
+            f"the weights of {config.name!r} have the digest {found}, not {config.digest}",
+            reason="DIGEST_MISMATCH",
+            field="digest",
+        )
     transform = opened.transform if config.input_size is None else opened.transform.resized(config.input_size)
     return _build(
         own_copy(opened.module),

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 
 from whylight.engine import frames
@@ -31,6 +32,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m whylight.worker", description=__doc__)
     parser.add_argument("--socket", type=int, required=True, help="file descriptor of a connected stream socket")
     connection = socket.socket(fileno=parser.parse_args().socket)
+    ready = threading.Event()
+    threading.Thread(target=_leave_if_orphaned, args=(connection, ready), name="whylight-watch", daemon=True).start()
     faulthandler.enable()
     # Signals that a terminal or a service manager sends to everybody: it is the front end that decides when to end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -49,13 +52,30 @@ def main() -> int:
         message = str(error) if isinstance(error, WhylightError | ValueError) else f"{type(error).__name__}: {error}"
         frames.send(connection, worker_pb2.WorkerFrame(failure=worker_pb2.StartFailure(message=message)))
         return EXIT_CANNOT_START
+    ready.set()
     frames.send(connection, worker_pb2.WorkerFrame(ready=service.ready))
     loop = Loop(connection, service, decode_threads=config.decode_threads, orphaned=_leave)
     try:
         loop.run()
     except DeviceLost:
         return EXIT_DEVICE_LOST
+    if loop.loading:  # in a thread that the end of the interpreter would wait for, or crash
+        logging.shutdown()
+        os._exit(0)
     return 0
+
+
+def _leave_if_orphaned(connection: socket.socket, ready: threading.Event) -> None:
+    """End the process as soon as the front end is gone, while nobody reads yet: loading may take minutes.
+
+    The front end says nothing before the worker is ready, so that there is nothing to see but the end.
+    """
+    try:
+        gone = not connection.recv(1, socket.MSG_PEEK)
+    except OSError:
+        gone = True
+    if gone and not ready.is_set():
+        os._exit(EXIT_ORPHANED)
 
 
 def _prepare_environment(config: WorkerConfig) -> None:

@@ -49,11 +49,15 @@ def ready_to_proto(
     *,
     default_model: str,
     device: torch.device,
+    generations: Mapping[str, int] | None = None,
 ) -> worker_pb2.Ready:
     """Return everything that a worker offers, each list in the order of its names."""
     return worker_pb2.Ready(
         methods=[method_to_proto(methods[name]) for name in sorted(methods)],
-        models=[model_to_proto(models[name], default=name == default_model) for name in sorted(models)],
+        models=[
+            model_to_proto(models[name], default=name == default_model, generation=(generations or {}).get(name, 1))
+            for name in sorted(models)
+        ],
         plugins=[plugin_to_proto(info) for info in sorted(plugins, key=lambda info: info.name)],
         library_versions=library_versions(),
         native_operators=native_status().description,
@@ -101,8 +105,8 @@ def _put_schema(message: v1.Method | v1.Metric, options: type[PlainOptions]) -> 
         _log.warning("the schema of the options of %r is left out of the catalog: %s", message.name, error)
 
 
-def model_to_proto(model: Model, *, default: bool) -> v1.Model:
-    """Return a model as a message, with its layers and labels."""
+def model_to_proto(model: Model, *, default: bool = False, generation: int = 1) -> v1.Model:
+    """Return a version of a model as a message, with its layers and labels."""
     height, width = model.input_size
     return v1.Model(
         name=model.name,
@@ -132,6 +136,8 @@ def model_to_proto(model: Model, *, default: bool) -> v1.Model:
             name: v1.Companion(dtype=f"DATA_TYPE_{one.dtype.upper()}", shape=one.shape, low=one.low, high=one.high)
             for name, one in model.companions.items()
         },
+        state=v1.MODEL_STATE_READY,
+        generation=generation,
     )
 
 

@@ -30,11 +30,12 @@ class WorkerConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="Threads that compute on the CPU. None leaves it to torch.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode the inputs of the next batch.")
     models: tuple[dict[str, Any], ...] = Field(
-        (), description="The models to serve, each as the fields of a ModelConfig; the first is the default model."
+        (), description="The models to load, each as the fields of a ModelConfig; the first is the default model."
     )
     generations: dict[str, int] = Field(
         {}, description="Which version of a model this is, by name; the first where nothing is said."
     )
+    warm_up_batches: tuple[int, ...] = Field((), description="Sizes of the batches that each model is warmed up with.")
     data_sets: dict[str, str] = Field({}, description="Folders and zip archives of pictures, by name.")
     cache_folder: str = Field("", description="Where methods keep what they found out about data sets; empty: nowhere.")
     plugins: PluginChoice = PluginChoice()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from whylight.wire import (
 from whylight.worker.outbox import Preview
 from whylight.worker.v1 import worker_pb2
 
+if TYPE_CHECKING:
+    from whylight.models import Model
+
 News: TypeAlias = worker_pb2.ItemProgress | Preview
 
 
@@ -44,8 +47,8 @@ class DecodedLong:
     viewing: Viewing | None = None
 
 
-def long_plan(explainer: Explainer, spec: worker_pb2.PlanSpec) -> LongPlan:
-    """Return the plan of a synthesis or an inspection.
+def long_plan(explainer: Explainer, spec: worker_pb2.PlanSpec, models: Mapping[str, Model]) -> LongPlan:
+    """Return the plan of a synthesis or an inspection, with `models` for those that are served.
 
     Raises:
         WhylightError: as `plan_synthesis` and `plan_inspection`, with field paths of their requests.
@@ -54,7 +57,7 @@ def long_plan(explainer: Explainer, spec: worker_pb2.PlanSpec) -> LongPlan:
         raise InvalidInput(f"{len(spec.methods)} methods in one call; there is one", field="method")
     (method,) = spec.methods
     options = struct_to_dict(method.options, "method.options")
-    known = explainer.models, explainer.methods, spec.model, method.name, options
+    known = models, explainer.methods, spec.model, method.name, options
     if spec.kind == catalog_pb2.METHOD_KIND_INSPECTION:
         return plan_inspection(*known, explainer.data_sets)
     wanted = Wanted(

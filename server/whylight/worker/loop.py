@@ -22,6 +22,7 @@ from whylight.explanation import Explained
 from whylight.subject.cancel import CancelToken
 from whylight.wire import seconds_to_duration
 from whylight.worker.intake import Decoding, Intake, Job
+from whylight.worker.loader import Loader
 from whylight.worker.outbox import PREVIEW_BYTES, Outbox, Preview
 from whylight.worker.pulse import BeatingToken, Pulse
 from whylight.worker.result import result_frame, typed_error
@@ -41,6 +42,12 @@ class Service(Decoding, Protocol):
 
     def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
         """Say whether some work is valid. Raises nothing."""
+
+    def load(self, request: worker_pb2.LoadModel) -> worker_pb2.ModelLoaded:
+        """Load a version of a model. Called from a thread of its own; raises nothing."""
+
+    def unload(self, request: worker_pb2.UnloadModel) -> worker_pb2.ModelUnloaded:
+        """Forget a version of a model. Called from the thread that loads; raises nothing."""
 
     def explain(
         self,
@@ -104,12 +111,18 @@ class Loop:
         self._orphaned = orphaned
         self._intake = Intake(service, decode_threads)
         self._answers = ThreadPoolExecutor(1, thread_name_prefix="whylight-plan")
+        self._loader = Loader(service)
         self._outbox = Outbox(connection, preview_bytes)
         self._pulse = Pulse()
         self._cancels: dict[int, CancelToken] = {}
         self._lock = threading.Lock()
         self._running: deque[_Running] = deque()
         self._batch_ended = 0.0
+
+    @property
+    def loading(self) -> bool:
+        """Whether a model is being loaded, by a thread that nobody can stop."""
+        return self._loader.busy
 
     def run(self) -> None:
         """Read, decode, compute and write until everything asked for is done; compute in the calling thread.
@@ -118,6 +131,7 @@ class Loop:
             DeviceLost: the device is of no more use; what was done is written.
         """
         self._outbox.start()
+        self._loader.start(self._outbox.say)
         threading.Thread(target=self._read, name="whylight-read", daemon=True).start()
         alive = partial(self._outbox.say, worker_pb2.WorkerFrame(alive=worker_pb2.Alive()))
         threading.Thread(target=self._pulse.tell, args=(_ALIVE, alive), name="whylight-alive", daemon=True).start()
@@ -143,6 +157,10 @@ class Loop:
                         self._take(frame.batch)
                     case "cancel":
                         self._cancel(frame.cancel.item_ids)
+                    case "load":
+                        self._loader.load(frame.load)
+                    case "unload":
+                        self._loader.unload(frame.unload)
                     case "drain":
                         self._intake.close()
         except (OSError, RuntimeError) as error:  # RuntimeError: the pools take no more, for the loop has ended
@@ -184,6 +202,7 @@ class Loop:
             else:
                 self._work_off(job)
                 owed = True
+            del job  # it holds its model, which may be forgotten while this thread waits for the next one
 
     def _begin(self, job: Job) -> None:
         ready = self._ready(job)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +19,6 @@ from whylight.explainer import DecodedInput, Explainer, ExplanationPlan, Progres
 from whylight.explainer.long_plan import LongPlan
 from whylight.explainer.slices import Slices
 from whylight.explanation import Explained
-from whylight.models import ModelConfig, open_model
 from whylight.plugins import Plugins
 from whylight.subject import CancelToken
 from whylight.target import Target
@@ -33,7 +34,7 @@ from whylight.wire import (
     struct_to_dict,
     targets_from_proto,
 )
-from whylight.worker.catalog import ready_to_proto
+from whylight.worker.catalog import model_to_proto, ready_to_proto
 from whylight.worker.config import WorkerConfig
 from whylight.worker.long_work import (
     DecodedLong,
@@ -45,7 +46,12 @@ from whylight.worker.long_work import (
     long_plan,
 )
 from whylight.worker.result import typed_error
+from whylight.worker.shelf import ModelShelf, load_error
 from whylight.worker.v1 import worker_pb2
+from whylight.worker.warm_up import warm_up
+
+if TYPE_CHECKING:
+    from whylight.models import Model
 
 _log = logging.getLogger(__name__)
 
@@ -66,11 +72,13 @@ class DecodedItem:
 class ExplainerService:
     """Plans, decodes and explains. `explain` belongs to the one thread that owns the device, the rest to any."""
 
-    def __init__(self, explainer: Explainer, ready: worker_pb2.Ready, device: torch.device) -> None:
+    def __init__(self, explainer: Explainer, shelf: ModelShelf, ready: worker_pb2.Ready, device: torch.device) -> None:
         self.ready = ready
         self._explainer = explainer
+        self._shelf = shelf
         self._device = device
         self._plans: OrderedDict[bytes, ExplanationPlan | LongPlan] = OrderedDict()
+        self._shelf_changes = 0
         self._lock = threading.Lock()
 
     @classmethod
@@ -78,7 +86,7 @@ class ExplainerService:
         """Load the plugins and the models.
 
         Raises:
-            ValueError: there is no model, or two have one name.
+            ValueError: two models have one name.
             WhylightError: a model cannot be opened.
             PluginError: a plugin cannot be used, and the config is strict.
         """
@@ -87,28 +95,41 @@ class ExplainerService:
             torch.set_num_threads(config.threads)
         plugins = Plugins(only=config.plugins.only, block=config.plugins.block, strict=config.plugins.strict)
         plugins.load()
-        models = {}
+        cache = Path(config.cache_folder) if config.cache_folder else None
+        data_sets = DataSets(config.data_sets, cache, config.limits)
+        explainer = Explainer({}, plugins.methods, plugins.metrics, limits=config.limits, data_sets=data_sets)
+        shelf = ModelShelf(plugins.sources, device, lambda model: warm_up(explainer, model, config.warm_up_batches))
         for fields in config.models:
-            model_config = ModelConfig.model_validate(fields)
-            if model_config.name in models:
-                raise ValueError(f"two models have the name {model_config.name!r}")
-            models[model_config.name] = open_model(model_config, plugins.sources, device)
-            _log.info("serves %s (%s) on %s", model_config.name, model_config.source, device)
-        if not models:
-            raise ValueError("there is no model to serve")
-        default_model = next(iter(models))
+            shelf.load(fields, config.generations.get(str(fields.get("name")), 1))
         ready = ready_to_proto(
-            models,
+            shelf.models(),
             plugins.methods,
             plugins.infos.values(),
             plugins.metrics,
-            default_model=default_model,
+            default_model=next(iter(shelf.models()), ""),
             device=device,
+            generations=shelf.generations(),
         )
-        cache = Path(config.cache_folder) if config.cache_folder else None
-        data_sets = DataSets(config.data_sets, cache, config.limits)
-        explainer = Explainer(models, plugins.methods, plugins.metrics, limits=config.limits, data_sets=data_sets)
-        return cls(explainer, ready, device)
+        return cls(explainer, shelf, ready, device)
+
+    def load(self, request: worker_pb2.LoadModel) -> worker_pb2.ModelLoaded:
+        """Load a version of a model beside those that there are, while other threads go on with those."""
+        reply = worker_pb2.ModelLoaded(name=request.name, generation=request.generation)
+        try:
+            model = self._shelf.load(json.loads(request.config), request.generation)
+        except (Exception, SystemExit) as error:
+            reply.error.CopyFrom(error_to_proto(load_error(error, request.name)))
+            return reply
+        self._forget_plans()
+        reply.model.CopyFrom(model_to_proto(model, generation=request.generation))
+        return reply
+
+    def unload(self, request: worker_pb2.UnloadModel) -> worker_pb2.ModelUnloaded:
+        """Forget a version of a model."""
+        self._forget_plans()
+        self._shelf.forget(request.name, request.generation)
+        self._forget_plans()  # what was planned in between with it beside
+        return worker_pb2.ModelUnloaded(name=request.name, generation=request.generation)
 
     def answer(self, question: worker_pb2.PlanRequest) -> worker_pb2.PlanReply:
         """Say whether some work is valid, and what it costs."""
@@ -132,17 +153,25 @@ class ExplainerService:
         """
         key = spec.SerializeToString(deterministic=True)
         with self._lock:
+            changes = self._shelf_changes
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-        plan = long_plan(self._explainer, spec) if is_long(spec.kind) else self._plan_methods(spec)
+        models = self._shelf.models_beside(spec.model, spec.generation)
+        plan = long_plan(self._explainer, spec, models) if is_long(spec.kind) else self._plan_methods(spec, models)
         with self._lock:
-            self._plans[key] = plan
+            if changes == self._shelf_changes:  # a plan holds its models: one of before must not be kept
+                self._plans[key] = plan
             while len(self._plans) > _PLANS:
                 self._plans.popitem(last=False)
         return plan
 
-    def _plan_methods(self, spec: worker_pb2.PlanSpec) -> ExplanationPlan:
+    def _forget_plans(self) -> None:
+        with self._lock:
+            self._shelf_changes += 1
+            self._plans.clear()
+
+    def _plan_methods(self, spec: worker_pb2.PlanSpec, models: Mapping[str, Model]) -> ExplanationPlan:
         return self._explainer.plan_methods(
             spec.model,
             [
@@ -155,6 +184,7 @@ class ExplainerService:
                 (metric.name, struct_to_dict(metric.options, f"metrics[{index}].options"))
                 for index, metric in enumerate(spec.metrics)
             ],
+            models=models,
         )
 
     def decode_pictures(
