@@ -75,7 +75,7 @@ class ActivationMaximization(whylight.Synthesis):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: ActivationMaximizationOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         generators = task.generators()
         yield from make(

@@ -63,7 +63,7 @@ class ActivationMaximizationCode(whylight.Synthesis):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: CodeOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         parts = whylight.synthesis
         generator = subject.other(options.generator, field="options.generator")

@@ -48,7 +48,7 @@ class ActivationMaximizationExpert(ActivationMaximization):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: ActivationMaximizationOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         import torch
 

@@ -58,7 +58,7 @@ def make(
     generators: Sequence[torch.Generator] | None = None,
     stop: Callable[[Sight], Tensor] | None = None,
     checks: Callable[[Tensor], dict[str, Tensor]] | None = None,
-) -> Iterator[whylight.Progress | whylight.Synthesised]:
+) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
     """Go through the loop of `whylight.synthesis.optimise`, and end with the images and `checks` of them.
 
     The terms' last values are among the checks, each under its name with "_loss" behind it.
@@ -77,6 +77,9 @@ def make(
         stop=stop,
         cancel=task.cancel,
     ):
+        if isinstance(step, whylight.Pause):
+            yield step
+            continue
         last = step
         yield whylight.Progress(step.number, step.total, step.losses, step.images)
     assert last is not None

@@ -52,7 +52,7 @@ class DeepDream(whylight.Synthesis):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: DeepDreamOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         import torch
         import torch.nn.functional as F
@@ -80,6 +80,9 @@ class DeepDream(whylight.Synthesis):
                 generators=generators,
                 cancel=task.cancel,
             ):
+                if isinstance(step, whylight.Pause):
+                    yield step
+                    continue
                 images = step.images
                 shown = _resized(images, sizes[-1])
                 yield whylight.Progress(done + step.number, options.steps * len(sizes), step.losses, shown)

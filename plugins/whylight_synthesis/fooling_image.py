@@ -55,7 +55,7 @@ class FoolingImage(whylight.Synthesis):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: FoolingOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         parts = whylight.synthesis
         classes = tuple(class_of(subject, target) for target in named(task))

@@ -52,7 +52,7 @@ class StyleTransfer(whylight.Synthesis):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: StyleTransferOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         parts = whylight.synthesis
         style, content = given(task, 1), given(task, 0)

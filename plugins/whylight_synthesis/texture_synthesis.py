@@ -55,7 +55,7 @@ class TextureSynthesis(whylight.Synthesis):
 
     def synthesise(
         self, subject: whylight.Subject, task: whylight.SynthesisTask, options: TextureOptions
-    ) -> Iterator[whylight.Progress | whylight.Synthesised]:
+    ) -> Iterator[whylight.Progress | whylight.Pause | whylight.Synthesised]:
         """Make the pictures of `task`."""
         start = noise(subject, task)
         term = style_term(subject, given(task, 0), start, options.layers, options.weights, 1.0)

@@ -175,6 +175,11 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Pause:
+    """A place within a step where the server may do other work: yield it where a step takes long. It tells nothing."""
+
+
+@dataclass(frozen=True)
 class Synthesised:
     """What a synthesis made: images `[B, C, H, W]`, 0 black and 1 white, and numbers `[B]` by which to check them."""
 
@@ -191,10 +196,12 @@ class Synthesis(Method):
     """Whether the caller must name a target."""
 
     @abc.abstractmethod
-    def synthesise(self, subject: Subject, task: SynthesisTask, options: Any) -> Iterator[Progress | Synthesised]:
+    def synthesise(
+        self, subject: Subject, task: SynthesisTask, options: Any
+    ) -> Iterator[Progress | Pause | Synthesised]:
         """Make the pictures of `task`: yield `Progress` at every step, and in the end one `Synthesised`.
 
-        Between two steps the server does other work, and stops for good where nobody waits any more.
+        Where it yields, the server does other work, and stops for good where nobody waits any more.
         """
 
 
@@ -225,5 +232,5 @@ class Inspection(Method):
     """A method that shows what a model sees inside."""
 
     @abc.abstractmethod
-    def inspect(self, subject: Subject, task: InspectionTask, options: Any) -> Iterator[Progress | Inspected]:
+    def inspect(self, subject: Subject, task: InspectionTask, options: Any) -> Iterator[Progress | Pause | Inspected]:
         """Look: yield `Progress` now and then where it takes long, and in the end one `Inspected`."""

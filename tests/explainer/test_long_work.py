@@ -15,6 +15,7 @@ from whylight.errors import Cancelled, InvalidInput, MethodFailed, WhylightError
 from whylight.explainer.long_inputs import check_aims
 from whylight.explainer.long_plan import LongPlan, Wanted, plan_synthesis
 from whylight.explainer.slices import Outcome
+from whylight.explainer.step_watcher import StepWatcher
 from whylight.explainer.synthesising import Order, synthesise
 from whylight.limits import Limits
 from whylight.models import Transform, wrap_module
@@ -34,6 +35,7 @@ class Climbing(whylight.Synthesis):
     class Options(whylight.PlainOptions):
         steps: int = 3
         result: str = "right"
+        pauses: int = 0
 
     closed = 0
 
@@ -45,6 +47,8 @@ class Climbing(whylight.Synthesis):
                 leaf = images.requires_grad_(True)
                 output = subject.observe(subject.inputs_of(leaf)).output
                 scores = torch.stack([aim.scalar(row) for aim, row in zip(aims, output, strict=True)])
+                for _ in range(options.pauses):
+                    yield whylight.Pause()
                 (gradient,) = torch.autograd.grad(scores.sum(), leaf)
                 images = (leaf + 0.1 * gradient.sign()).clamp(0, 1).detach()
                 yield whylight.Progress(step, options.steps, {"score": scores.detach()}, images)
@@ -91,6 +95,22 @@ def test_a_batch_has_the_bits_of_its_singles(net: ConvGapNet):
     assert list(map(bits, together)) == list(map(bits, alone))
     assert [one.explanation.target_score for one in together] == [one.explanation.target_score for one in alone]
     assert len(set(map(bits, together))) == 3
+
+
+def test_pauses_are_steps_for_the_server_and_none_for_the_caller(net: ConvGapNet):
+    told: list[int] = []
+    watcher = StepWatcher(lambda step, total, losses: told.append(step), min_interval=0.0)
+    (plain,) = finish(synthesise(planned(net), orders(1)), {})
+    (order,) = orders(1)
+    steps = list(synthesise(planned(net, pauses=2), [replace(order, watcher=watcher)]))
+    assert [len(ended) for ended in steps] == [0] * 9 + [1]  # three steps, each in three parts
+    assert told == [1, 2, 3]
+    assert bits(steps[-1][0][1]) == bits(plain)
+    slices = synthesise(planned(net, pauses=2), [order])
+    next(slices)
+    order.cancel.cancel()
+    ((_, outcome),) = next(slices)
+    assert isinstance(outcome, Cancelled), "it went on behind a pause"
 
 
 def test_large_pictures_are_made_a_few_at_a_time_with_the_same_bits(net: ConvGapNet, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import types
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,6 +40,10 @@ def normalised(images):
     return (images.flip(1) - mean) / std
 
 
+def steps_of(*given, **named):
+    return (step for step in synthesis.optimise(*given, **named) if isinstance(step, synthesis.Step))
+
+
 def test_images_and_inputs_are_each_other(subject):
     images = start(2)
     inputs = subject.inputs_of(images)
@@ -62,7 +69,7 @@ def test_a_step_goes_down_the_gradient_of_the_weighted_sum(subject):
         synthesis.TotalVariation(0.9, beta=2.5),
     ]
     held = synthesis.Pixels(images, low=-10, high=10)
-    (step,) = synthesis.optimise(subject, held, terms, steps=1, learning_rate=0.01, optimiser="sgd")
+    (step,) = steps_of(subject, held, terms, steps=1, learning_rate=0.01, optimiser="sgd")
 
     leaf = images.clone().requires_grad_(True)
     inputs = normalised(leaf)
@@ -116,7 +123,7 @@ def test_an_image_gets_the_bits_that_it_gets_alone(parts, threads):
     def made(rows):
         drawn = [torch.Generator().manual_seed(row) for row in rows]
         terms = [synthesis.LogProbability(classes=tuple(classes[row] for row in rows)), synthesis.TotalVariation(0.1)]
-        *_, last = synthesis.optimise(
+        *_, last = steps_of(
             subject,
             make(images[list(rows)], drawn),
             terms,
@@ -139,6 +146,48 @@ def test_an_image_gets_the_bits_that_it_gets_alone(parts, threads):
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("robustness", [None, synthesis.Robustness(2, 5.0, 0.1)])
+def test_passes_are_small_while_others_use_the_pauses_and_bits_stay(robustness, monkeypatch):
+    loop = importlib.import_module("whylight.synthesis.optimise")
+    monkeypatch.setattr(loop, "COMPANY_BYTES", 1)
+    clock = [100.0]
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+    subject = wrap_module(relu_net(), transform=TRANSFORM).subject()
+
+    def made(pause, steps=3):
+        """Return the pauses of each step, and its images; every pause takes `pause` seconds."""
+        terms = [synthesis.LogProbability(classes=(0, 1, 2)), synthesis.TotalVariation(0.1)]
+        held = synthesis.Pixels(start(3, torch.float32))
+        events = synthesis.optimise(
+            subject, held, terms, steps=steps, learning_rate=0.02, robustness=robustness, generators=generators(3)
+        )
+        pauses, images = [0], []
+        for event in events:
+            if isinstance(event, whylight.Pause):
+                pauses[-1] += 1
+                clock[0] += pause
+            else:
+                images.append(event.images)
+                pauses.append(0)
+        return pauses[:-1], images
+
+    alone, before = made(0.0)
+    beside, after = made(0.01)
+    assert alone == [1, 1, 1]  # between there and back
+    assert beside == [1, 5, 5]  # and now between images too
+    assert all(map(torch.equal, before, after))
+    # Who was here once is gone a second later.
+    clock[0] += 10
+    assert made(0.0)[0] == [1, 1, 1]
+
+
+def test_pictures_larger_than_the_usual_share_the_memory(subject, monkeypatch):
+    usual = subject.rows_with_gradients()
+    monkeypatch.setattr(subject.model, "budget", 4 * subject.model.findings.bytes_per_row(""))
+    assert subject.rows_with_gradients() == 4 < usual
+    assert [subject.rows_with_gradients(share) for share in (0.5, 1.0, 2.0, 3.0, 100.0)] == [4, 4, 2, 1, 1]
+
+
 def test_images_that_are_finished_stay_as_they_were_seen(subject):
     images = start(2)
 
@@ -147,9 +196,7 @@ def test_images_that_are_finished_stay_as_they_were_seen(subject):
 
     term = synthesis.LogProbability(classes=(0, 0))
     steps = list(
-        synthesis.optimise(
-            subject, synthesis.Pixels(images), [term], steps=3, learning_rate=0.1, stop=stop, optimiser="sgd"
-        )
+        steps_of(subject, synthesis.Pixels(images), [term], steps=3, learning_rate=0.1, stop=stop, optimiser="sgd")
     )
     assert [step.stopped.tolist() for step in steps] == [[False, True]] * 3
     assert torch.equal(steps[-1].images[1], images[1])
@@ -161,14 +208,12 @@ def test_it_ends_when_all_are_finished(subject):
         return torch.ones(len(sight.rows), dtype=torch.bool)
 
     held = synthesis.Pixels(start(2))
-    assert len(list(synthesis.optimise(subject, held, [synthesis.L2()], steps=9, learning_rate=0.1, stop=stop))) == 1
+    assert len(list(steps_of(subject, held, [synthesis.L2()], steps=9, learning_rate=0.1, stop=stop))) == 1
 
 
 def test_cancelling_stops_it_at_the_next_step(subject):
     cancel = CancelToken()
-    steps = synthesis.optimise(
-        subject, synthesis.Pixels(start(1)), [synthesis.L2()], steps=9, learning_rate=0.1, cancel=cancel
-    )
+    steps = steps_of(subject, synthesis.Pixels(start(1)), [synthesis.L2()], steps=9, learning_rate=0.1, cancel=cancel)
     next(steps)
     cancel.cancel()
     with pytest.raises(Cancelled):
@@ -243,7 +288,7 @@ def test_a_code_is_optimised_through_its_decoder(subject):
     codes = torch.zeros(2, 5, dtype=torch.float64)
     held = synthesis.Code(codes, decode)
     term = synthesis.LogProbability(classes=(1, 2))
-    *_, last = synthesis.optimise(subject, held, [term], steps=20, learning_rate=0.05)
+    *_, last = steps_of(subject, held, [term], steps=20, learning_rate=0.05)
     torch.testing.assert_close(last.images, decode(held.parameter).detach())
     scores = subject.forward(subject.inputs_of(torch.cat([decode(codes), last.images]))).log_softmax(1)
     assert scores[2, 1] > scores[0, 1]
@@ -252,9 +297,7 @@ def test_a_code_is_optimised_through_its_decoder(subject):
 
 def test_operators_on_a_code_are_refused(subject):
     held = synthesis.Code(torch.zeros(1, 3 * SIZE[0] * SIZE[1]).double(), lambda codes: codes.view(-1, 3, *SIZE))
-    steps = synthesis.optimise(
-        subject, held, [synthesis.L2()], steps=1, learning_rate=0.1, operators=[synthesis.GaussianBlur()]
-    )
+    steps = steps_of(subject, held, [synthesis.L2()], steps=1, learning_rate=0.1, operators=[synthesis.GaussianBlur()])
     with pytest.raises(ValueError, match="cannot take images"):
         next(steps)
 

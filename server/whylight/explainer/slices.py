@@ -15,7 +15,7 @@ from whylight.explainer.lacking import free_memory, is_out_of_memory
 from whylight.explainer.long_plan import LongPlan
 from whylight.explainer.plan import method_failed
 from whylight.explanation import Explained
-from whylight.method import Progress
+from whylight.method import Pause, Progress
 from whylight.subject import CancelToken
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,9 @@ def advanced(
                 busy += time.perf_counter() - started
             if isinstance(step, last):
                 return step, busy
+            if isinstance(step, Pause):
+                yield ()
+                continue
             if not isinstance(step, Progress):
                 what = "ended" if step is None else f"gave {type(step).__name__}"
                 raise method_failed(plan.offered, f"{what} before it gave its {last.__name__}")

@@ -314,9 +314,10 @@ class Subject:
             return Observed(ran.output, ran.watched)
         return Observed(None, self.model.capture(inputs, watch) if watch else {})
 
-    def rows_with_gradients(self) -> int:
-        """Return how many inputs may run at once with gradients at the input."""
-        return rows_per_pass(self.model, "")
+    def rows_with_gradients(self, share: float = 1.0) -> int:
+        """Return how many inputs may run at once with gradients at the input, each of `share` times the usual pixels."""
+        rows = rows_per_pass(self.model, "")
+        return rows if share <= 1 else max(1, min(rows, int(self.model.max_rows("") / share)))
 
     def inputs_of(self, images: Tensor) -> Tensor:
         """Return the model's inputs for images `[R, C, H, W]` of 0 (black) to 1 (white), RGB; differentiable."""

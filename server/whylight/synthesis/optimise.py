@@ -1,14 +1,20 @@
-"""The loop that makes images: look, judge, step; knows no method, and neither progress bars nor pictures' formats."""
+"""The loop that makes images: look, judge, step; knows no method, and neither progress bars nor pictures' formats.
+
+On a CPU a step takes long enough to be in somebody's way, so it is done in passes, between which others may have the
+processor. While they do, a pass has few images: as many as are in the caches at once. That changes no bits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from whylight.method import Pause
 from whylight.subject.cancel import CancelToken
 from whylight.subject.subject import Subject
 from whylight.synthesis.operators import Operator
@@ -18,6 +24,16 @@ from whylight.synthesis.term import Sight, Term
 
 Optimiser = Literal["adam", "sgd", "normalised"]
 """Adam; plain gradient descent; steps of the gradient divided by each image's own root mean square (DeepDream)."""
+
+
+COMPANY_BYTES = 32 * 2**20
+"""What a pass of several images may take on a CPU while others want it too: about what its caches hold."""
+
+COMPANY_SECONDS = 0.001
+"""A pause that was longer than this was used by somebody."""
+
+ALONE_AFTER = 1.0
+"""Seconds after which somebody who was here is taken to have left."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +63,8 @@ def optimise(
     generators: Sequence[torch.Generator] = (),
     stop: Callable[[Sight], Tensor] | None = None,
     cancel: CancelToken | None = None,
-) -> Iterator[Step]:
-    """Make `steps` steps down the weighted sum of `terms`, and yield each.
+) -> Iterator[Step | Pause]:
+    """Make `steps` steps down the weighted sum of `terms`, and yield each, and pauses within them: hand those on.
 
     Images are `[B, C, H, W]`, 0 black and 1 white; the model sees them through `robustness`, drawn from `generators`
     (one for each image), normalised as its transform says. No image has an influence on another one. `stop` looks at
@@ -61,11 +77,12 @@ def optimise(
     step_by = _optimiser(optimiser, held, learning_rate)
     stopped = torch.zeros(len(held.parameter), dtype=torch.bool, device=held.parameter.device)
     images = _seen(held)
+    passes = _Passes(subject, images)
     for number in range(steps):
         if cancel is not None:
             cancel.check()
         due = [(term, term.factor(number, steps)) for term in terms]
-        losses, gradients, finished = _judge(subject, images, due, robustness, generators, stop)
+        losses, gradients, finished = yield from _judge(passes, images, due, robustness, generators, stop)
         stopped = stopped | finished
         before = held.parameter.detach().clone()
         held.parameter.grad = _pulled(held, images, gradients, losses)
@@ -99,23 +116,62 @@ def _pulled(held: Parametrisation, images: Tensor, gradients: Tensor, losses: di
     return torch.autograd.grad([images, price], held.parameter, [gradients, torch.ones_like(price)])[0]
 
 
+@dataclass
+class _Passes:
+    """How many images run at once, and where others may come in between."""
+
+    subject: Subject
+    images: Tensor
+    _company_until: float = field(default=0.0, init=False)
+
+    def rows(self) -> int:
+        """Return how many images are to run in the next pass."""
+        model = self.subject.model
+        share = self.images[0, 0].numel() / (model.input_size[0] * model.input_size[1])
+        rows = self.subject.rows_with_gradients(share)
+        if self._pauses and time.monotonic() < self._company_until and model.batch_invariant:
+            rows = min(rows, int(COMPANY_BYTES // (share * model.findings.bytes_per_row(""))))
+        return max(1, rows)
+
+    def pause(self) -> Iterator[Pause]:
+        """Let others come in, where a pass takes long, and see whether somebody did."""
+        if self._pauses:
+            left = time.monotonic()
+            yield Pause()
+            now = time.monotonic()
+            if now - left > COMPANY_SECONDS:
+                self._company_until = now + ALONE_AFTER
+
+    @property
+    def _pauses(self) -> bool:
+        return self.subject.device.type == "cpu"
+
+
 def _judge(
-    subject: Subject,
+    passes: _Passes,
     images: Tensor,
     terms: Sequence[tuple[Term, float]],
     robustness: Robustness | None,
     generators: Sequence[torch.Generator],
     stop: Callable[[Sight], Tensor] | None,
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Return each term's loss `[B]`, the gradient of their weighted sum at the images, and which are finished."""
+) -> Generator[Pause, None, tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """Return each term's loss `[B]`, the gradient of their weighted sum at the images, and which are finished.
+
+    It pauses between passes, and between the way there and the way back.
+    """
+    subject = passes.subject
     of_model = [term for term, factor in terms if not term.of_images and (factor or stop)]
     layers = tuple(dict.fromkeys(layer for term in of_model for layer in term.reads_layers))
     output = stop is not None or any(term.reads_output for term in of_model)
     losses: dict[str, Tensor] = {}
-    gradients, finished = [], []
-    size = subject.rows_with_gradients()
-    for start in range(0, len(images), size):
-        rows = range(start, min(start + size, len(images)))
+    gradients: list[Tensor] = []
+    finished: list[Tensor] = []
+    done = 0
+    while done < len(images):
+        if done:
+            yield from passes.pause()
+        rows = range(done, min(done + passes.rows(), len(images)))
+        done = rows.stop
         with torch.enable_grad():
             leaf = images[rows.start : rows.stop].detach().requires_grad_(True)
             seen = leaf if robustness is None else robustness.view(leaf, generators[rows.start : rows.stop])
@@ -132,7 +188,8 @@ def _judge(
                     )
                     values[rows.start : rows.stop] += loss.detach()
                     total = total + factor * loss.to(total.dtype)
-            gradients.append(torch.autograd.grad(total.sum(), leaf)[0])
+        yield from passes.pause()
+        gradients.append(torch.autograd.grad(total.sum(), leaf)[0])
         if stop is None:
             finished.append(torch.zeros(len(rows), dtype=torch.bool, device=images.device))
         else:

@@ -15,6 +15,7 @@ from whylight.method import (
     Inspection,
     InspectionTask,
     Method,
+    Pause,
     Progress,
     Synthesis,
     Synthesised,
@@ -63,7 +64,7 @@ def run_synthesis(
     subject = model.subject(task.cancel, {other.name: other for other in (model, *others)})
     *progress, made = made_by.synthesise(subject, task, settings)
     steps = [step for step in progress if isinstance(step, Progress)]
-    if not isinstance(made, Synthesised) or len(steps) != len(progress):
+    if not isinstance(made, Synthesised) or not all(isinstance(step, Progress | Pause) for step in progress):
         raise MethodFailed(f"{made_by.name} did not end with one Synthesised, and Progress before it")
     if made.images.dim() != 4 or len(made.images) != len(targets):
         raise MethodFailed(f"{made_by.name} made images of shape {list(made.images.shape)} for {len(targets)} targets")
@@ -94,7 +95,7 @@ def run_inspection(
     task = InspectionTask(inputs, tuple(map(as_target, targets)), seed, cancel or CancelToken(), data_sets)
     *progress, found = made_by.inspect(model.subject(task.cancel), task, settings)
     steps = [step for step in progress if isinstance(step, Progress)]
-    if not isinstance(found, Inspected) or len(steps) != len(progress):
+    if not isinstance(found, Inspected) or not all(isinstance(step, Progress | Pause) for step in progress):
         raise MethodFailed(f"{made_by.name} did not end with one Inspected, and Progress before it")
     return steps, found
 
