@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import grpc.aio
@@ -55,6 +55,11 @@ class FakeEngine:
         self.hold.set()
         self.arrived: asyncio.Queue[Work] = asyncio.Queue()
         self.answer: Callable[[Work], list[v1.InputResult]] = self.explained
+
+    @contextlib.contextmanager
+    def pinned(self, model: str) -> Iterator[catalog_pb2.Model]:
+        known = self.catalog.models if self.catalog else ()
+        yield next((one for one in known if one.name == model), catalog_pb2.Model(name=model))
 
     async def explain(self, work: Work) -> list[v1.InputResult]:
         self.works.append(work)

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from worker_serving import picture
 
 from whylight.engine import frames
-from whylight.errors import InvalidInput, Unavailable, Unsupported
+from whylight.errors import InvalidInput, Overloaded, Unavailable
 from whylight.models import Model, ModelConfig, open_model
 from whylight.testing.networks import conv_gap_net
 from whylight.v1 import explanation_pb2 as v1
@@ -88,7 +88,7 @@ def test_a_model_is_warm_before_anybody_has_it_and_is_not_there_when_that_fails(
             raise torch.OutOfMemoryError("no memory")
 
     shelf = ModelShelf({}, CPU, warm_up)
-    with pytest.raises(Unsupported, match="no memory") as caught:
+    with pytest.raises(Overloaded, match="no memory") as caught:
         shelf.load(fields(0))
     assert caught.value.reason == "OUT_OF_MEMORY"
     assert shelf.models() == {}

@@ -55,7 +55,6 @@ class Explaining:
         self, checked: CheckedRequest, deadline: float | None, listener: Listener | None = None
     ) -> v1.ExplainResponse:
         """Answer a request that was checked; see `explain`."""
-        catalog = loaded_catalog(self._backend)
         sound = [index for index in range(len(checked.inputs)) if index not in checked.refused]
         inputs = [checked.inputs[index] for index in sound]
         results: list[v1.InputResult] = []
@@ -64,13 +63,15 @@ class Explaining:
         observed = current_request()
         if observed is not None:
             observed.refused(checked.refused.values())
-        if inputs:
-            work = Work(checked.spec, inputs, checked.seeds, deadline, room, watch, trace=observed)
-            results = await self._backend.explain(work)
-            if len(results) != len(inputs):
-                raise InternalError(f"{len(results)} results of {len(inputs)} inputs")
         response = v1.ExplainResponse(model=checked.spec.model)
-        response.model_digest = next((model.digest for model in catalog.models if model.name == response.model), "")
+        with self._backend.pinned(response.model) as model:
+            response.model_digest = model.digest
+            if inputs:
+                checked.spec.generation = model.generation
+                work = Work(checked.spec, inputs, checked.seeds, deadline, room, watch, trace=observed)
+                results = await self._backend.explain(work)
+                if len(results) != len(inputs):
+                    raise InternalError(f"{len(results)} results of {len(inputs)} inputs")
         by_input = dict(zip(sound, results, strict=True))
         for index in range(len(checked.inputs)):
             response.results.append(_result(checked, index, by_input.get(index)))

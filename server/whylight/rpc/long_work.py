@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import TypeAlias
 
 from whylight.engine.work import AnswerRoom, Watch, Work
@@ -109,9 +110,10 @@ class _Call:
     """One request under way: what waits for its reader, and what came of it."""
 
     def __init__(self, backend: Backend, checked: CheckedLong, response_bytes: int) -> None:
-        catalog = loaded_catalog(backend)
+        loaded_catalog(backend)
         self.model = checked.spec.model
-        self.digest = next((model.digest for model in catalog.models if model.name == self.model), "")
+        self.digest = ""
+        self._pin = ExitStack()
         self._backend = backend
         self._checked = checked
         self._response_bytes = response_bytes
@@ -130,6 +132,9 @@ class _Call:
 
     async def __aenter__(self) -> AsyncGenerator[_News, None]:
         checked = self._checked
+        model = self._pin.enter_context(self._backend.pinned(self.model))
+        self.digest = model.digest
+        checked.spec.generation = model.generation
         watch = Watch(checked.progress, self._tell, self._show, self._end)
         work = Work(
             checked.spec,
@@ -150,6 +155,7 @@ class _Call:
         assert self._work is not None
         self._work.cancel()
         await asyncio.gather(self._work, return_exceptions=True)
+        self._pin.close()
 
     def results(self) -> list[v1.InputResult]:
         """Return what came of each target, once everything else has been told.
@@ -190,10 +196,10 @@ class _Call:
             self._events.put_nowait((index, preview))
 
     def _end(self, index: int, outcome: v1.InputResult | WhylightError) -> None:
-        if self._observed is not None and isinstance(outcome, v1.InputResult):
-            self._observed.answered((outcome,))
         if self._room.full:  # the call fails as a whole, and what was not begun of it is taken back
             return
         if isinstance(outcome, WhylightError):
             outcome = v1.InputResult(error=error_to_proto(outcome))
+        if self._observed is not None:
+            self._observed.answered((outcome,))
         self._events.put_nowait((index, outcome))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from whylight.errors import InvalidInput, NotFound, Unavailable, Unsupported, WhylightError
+from whylight.errors import NotFound, Overloaded, Unavailable, Unsupported, WhylightError
 from whylight.explainer.lacking import free_memory, is_out_of_memory
 from whylight.models import ModelConfig, open_model
 
@@ -55,7 +55,7 @@ class ModelShelf:
                 raise
             error.__traceback__ = None  # with it go the tensors of the failed load
             free_memory()
-            raise Unsupported(
+            raise Overloaded(
                 f"the device {self._device} has no memory for another version of {config.name!r}",
                 reason="OUT_OF_MEMORY",
             ) from None
@@ -120,7 +120,7 @@ def load_error(error: BaseException, name: str) -> WhylightError:
     if isinstance(error, WhylightError):
         return error
     if isinstance(error, ValueError):
-        return InvalidInput(str(error), reason="CONFIGURATION_INVALID")
+        return Unsupported(str(error), reason="CONFIGURATION_INVALID")
     if isinstance(error, FileNotFoundError):
         return NotFound(str(error), reason="MODEL_NOT_FOUND")
     _log.error("the model %r could not be loaded", name, exc_info=error)
