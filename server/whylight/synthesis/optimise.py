@@ -1,11 +1,12 @@
 """The loop that makes images: look, judge, step; knows no method, and neither progress bars nor pictures' formats.
 
 On a CPU a step takes long enough to be in somebody's way, so it is done in passes, between which others may have the
-processor. While they do, a pass has few images: as many as are in the caches at once. That changes no bits.
+processor. While they do, and until it is known whether they do, a pass has few images. That changes no bits.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,11 @@ Optimiser = Literal["adam", "sgd", "normalised"]
 """Adam; plain gradient descent; steps of the gradient divided by each image's own root mean square (DeepDream)."""
 
 
+ALONE_BYTES = 512 * 2**20
+"""Memory that a pass of several images takes on a CPU: with more it is no faster, and somebody may come meanwhile."""
+
 COMPANY_BYTES = 32 * 2**20
-"""What a pass of several images may take on a CPU while others want it too: about what its caches hold."""
+"""The same while others use the pauses."""
 
 COMPANY_SECONDS = 0.001
 """A pause that was longer than this was used by somebody."""
@@ -122,16 +126,20 @@ class _Passes:
 
     subject: Subject
     images: Tensor
-    _company_until: float = field(default=0.0, init=False)
+    _company_until: float = field(default=math.inf, init=False)
 
     def rows(self) -> int:
         """Return how many images are to run in the next pass."""
         model = self.subject.model
         share = self.images[0, 0].numel() / (model.input_size[0] * model.input_size[1])
-        rows = self.subject.rows_with_gradients(share)
-        if self._pauses and time.monotonic() < self._company_until and model.batch_invariant:
-            rows = min(rows, int(COMPANY_BYTES // (share * model.findings.bytes_per_row(""))))
-        return max(1, rows)
+        rows = min(self.subject.rows_with_gradients(share), len(self.images))
+        if not self._pauses:
+            return rows
+        bytes_of_one = share * model.findings.bytes_per_row("")
+        rows = max(1, min(rows, int(ALONE_BYTES // bytes_of_one)))
+        few = max(1, int(COMPANY_BYTES // bytes_of_one))
+        # Whether the bits allow it is asked last: a probe of the model finds out, once.
+        return few if few < rows and time.monotonic() < self._company_until and model.batch_invariant else rows
 
     def pause(self) -> Iterator[Pause]:
         """Let others come in, where a pass takes long, and see whether somebody did."""
@@ -141,6 +149,8 @@ class _Passes:
             now = time.monotonic()
             if now - left > COMPANY_SECONDS:
                 self._company_until = now + ALONE_AFTER
+            elif self._company_until == math.inf:
+                self._company_until = now
 
     @property
     def _pauses(self) -> bool:
