@@ -20,6 +20,7 @@ from whylight.open_inference import messages as oip
 from whylight.rpc.authentication import FREE, scope_of
 from whylight.security import Scope
 from whylight.security.new_token import new_token
+from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import error_to_proto
 
@@ -173,6 +174,9 @@ async def test_readiness_follows_the_engine(served: Served, stub):
         assert not (await ready(name, version)).ready
     served.engine.catalog.methods[0].needs.append("gap-head")
     assert not (await ready("one.cam")).ready
+    served.engine.catalog.models[1].state = catalog_pb2.MODEL_STATE_LOADING
+    assert not (await ready("two.grad-cam")).ready
+    assert not (await ready("two")).ready
     served.set_state(State.UNAVAILABLE)
     assert (await stub.ServerLive(oip.ServerLiveRequest())).live
     assert not (await stub.ServerReady(oip.ServerReadyRequest())).ready
@@ -217,6 +221,10 @@ async def test_the_index_lists_models_and_methods(served: Served, stub):
     assert len(states) == 8
     assert states["two.saliency"] == ("READY", "")
     assert states["one.cam"] == ("UNAVAILABLE", "the model lacks gap-head")
+    served.engine.catalog.models[1].state = catalog_pb2.MODEL_STATE_UNLOADED
+    index = await stub.RepositoryIndex(oip.RepositoryIndexRequest())
+    states = {one.name: (one.state, one.reason) for one in index.models}
+    assert states["two.saliency"] == states["two"] == ("UNAVAILABLE", "the model is unloaded")
     index = await stub.RepositoryIndex(oip.RepositoryIndexRequest(ready=True))
     assert {one.name for one in index.models} == {name for name, (state, _) in states.items() if state == "READY"}
 

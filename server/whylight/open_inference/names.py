@@ -34,9 +34,15 @@ class Asked:
         return self.method.version if self.method else MODEL_VERSION
 
     @property
-    def lacking(self) -> list[str]:
-        """What the method needs that the model has not."""
-        return sorted(set(self.method.needs) - set(self.model.capabilities)) if self.method else []
+    def obstacle(self) -> str:
+        """Why it cannot be asked just now, or ever; empty when it can."""
+        if self.model.state not in _READY:
+            return f"the model is {catalog_pb2.ModelState.Name(self.model.state).removeprefix('MODEL_STATE_').lower()}"
+        lacking = sorted(set(self.method.needs) - set(self.model.capabilities)) if self.method else []
+        return f"the model lacks {', '.join(lacking)}" if lacking else ""
+
+
+_READY = (catalog_pb2.MODEL_STATE_READY, catalog_pb2.MODEL_STATE_UNSPECIFIED)
 
 
 def find(catalog: worker_pb2.Ready, name: str, version: str, *, field: str = "model_name") -> Asked:

@@ -71,7 +71,7 @@ class OpenInferenceServicer:
             asked = find(self._backend.catalog, request.name, request.version)
         except WhylightError:
             return oip.ModelReadyResponse(ready=False)
-        return oip.ModelReadyResponse(ready=not asked.lacking)
+        return oip.ModelReadyResponse(ready=not asked.obstacle)
 
     async def ServerMetadata(self, request: oip.ServerMetadataRequest, context: Context) -> oip.ServerMetadataResponse:
         """Describe the server."""
@@ -93,16 +93,11 @@ class OpenInferenceServicer:
         response = oip.RepositoryIndexResponse()
         serving = self._serving()
         for asked in everything(loaded_catalog(self._backend)):
-            lacking = asked.lacking
-            ready = serving and not lacking
-            if request.ready and not ready:
+            reason = asked.obstacle or ("" if serving else "no work is taken just now")
+            if reason and request.ready:
                 continue
-            reason = (
-                f"the model lacks {', '.join(lacking)}" if lacking else "" if ready else "no work is taken just now"
-            )
-            response.models.add(
-                name=asked.name, version=asked.version, state="READY" if ready else "UNAVAILABLE", reason=reason
-            )
+            state = "UNAVAILABLE" if reason else "READY"
+            response.models.add(name=asked.name, version=asked.version, state=state, reason=reason)
         return response
 
     async def ModelInfer(self, request: oip.ModelInferRequest, context: Context) -> oip.ModelInferResponse:
