@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import method_peers as peers
-from method_peers import Call, Task
+from method_peers import ROWS_PER_PASS, Call, Task
 
 from whylight.outputs import Canvas, MapOutput
 
@@ -146,7 +146,7 @@ def cases(model: str) -> list[Case]:
         Case(
             "rise",
             (
-                Peer("plain loop, 32 masks a pass", peers.rise_loop(32), same="drawn"),
+                Peer("plain loop, 16 masks a pass", peers.rise_loop(ROWS_PER_PASS), same="drawn"),
                 Peer("plain loop, mask by mask", peers.rise_loop(1), same="drawn"),
             ),
             {1: 256, 8: 32},

@@ -92,6 +92,9 @@ def _run(subject: whylight.Subject, one: whylight.Batch, options: RISEOptions) -
         for total, scores in zip(sums, values.T.to(sums.dtype), strict=True):
             # Each target by itself, from memory of its own: a product for several is rounded in another way.
             total += scores.clone() @ flat
+        # The other inputs have their turn now, each with a block of its own.
+        made.clear()
+        del flat
         yield block.stop, sums.view(-1, height, width)
 
 
