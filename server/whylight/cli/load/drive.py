@@ -105,5 +105,10 @@ class Driver:
         self.tally.sent += 1
         outcome = await self._send(kind)
         self.tally.ended += 1
-        if counted_from is not None and due >= counted_from:
-            self.tally.add(kind, due, sent, self._clock.now(), outcome)
+        end = self._clock.now()
+        if counted_from is None:
+            return
+        if not outcome.failure:
+            self.tally.ends.append(end)
+        if due >= counted_from:
+            self.tally.add(kind, due, sent, end, outcome)

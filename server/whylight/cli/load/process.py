@@ -36,11 +36,11 @@ async def serve_load(load: Load) -> None:
     sender_of = StreamSender if load.stream else UnarySender
     sender: Any = sender_of(channels, connection, load.kinds, load.deadline)
     driver = Driver(load, sender, MonotonicClock())
+    busy = time.process_time()
     await driver.warm_up()
     gc.freeze()
     print(READY, flush=True)
     begin = float(await asyncio.to_thread(sys.stdin.readline))
-    busy = time.process_time()
     await driver.run(begin)
     driver.tally.processor_seconds = time.process_time() - busy
     await sender.close()

@@ -44,12 +44,22 @@ class Report:
         began = self.begin + self.load.settle if self.load.duration is not None else min(tally.due)
         return max(due + latency for due, latency in zip(tally.due, tally.latency, strict=True)) - began
 
+    @property
+    def throughput(self) -> float:
+        """Answers per second; see `as_json`."""
+        if self.load.duration is None:
+            return self.succeeded / self.seconds if self.seconds else 0.0
+        counted_from = self.begin + self.load.settle
+        until = counted_from + self.load.duration
+        return sum(counted_from <= end < until for end in self.tally.ends) / self.load.duration
+
     def as_json(self) -> dict[str, Any]:
         """Return the report as plain values; times in seconds.
 
-        `throughput` is calls that were answered, per second of `seconds`. `lag` is how much later than due the clients
-        sent: where it is not small beside the latencies, the clients are what is measured. `processor_ms_per_call` is
-        the clients' own.
+        `throughput` is calls that were answered, per second: of a number of calls, from the first to the end of the
+        last; of a time, those that ended in it, so that neither its beginning nor what is still open tells.
+        `lag` is how much later than due the clients sent: where it is not small beside the latencies, the clients are
+        what is measured. `processor_ms_per_call` is the clients' own.
         """
         load, tally, seconds = self.load, self.tally, self.seconds
         counted = len(tally.due)
@@ -65,7 +75,7 @@ class Report:
             "calls": counted,
             "succeeded": self.succeeded,
             "seconds": seconds,
-            "throughput": self.succeeded / seconds if seconds else 0.0,
+            "throughput": self.throughput,
             "latency": summary(self.latencies()),
             "lag": summary(tally.lag),
             "queue_time": summary(tally.queue_times),
@@ -78,7 +88,7 @@ class Report:
             "sent": tally.sent,
             "unanswered": tally.sent - tally.ended,
             "answered_twice": tally.twice,
-            "processor_ms_per_call": tally.processor_seconds * 1e3 / counted if counted else 0.0,
+            "processor_ms_per_call": tally.processor_seconds * 1e3 / tally.sent if tally.sent else 0.0,
         }
 
     def _failures(self) -> dict[str, dict[str, Any]]:

@@ -36,7 +36,8 @@ class Tally:
     a client that falls behind thus lengthens latencies in place of hiding them (no coordinated omission). Times are on
     this machine's monotonic clock. `failure` is an index into `failures`, -1 for an answer; `retry_after` is -1 where
     the server said nothing. `sent` and `ended` count all calls, those not counted above too; `twice` answers that
-    nobody waited for, since there had been one.
+    nobody waited for, since there had been one. `ends` are those of all calls of the load that were answered, counted
+    or not: what ends within some time is what a server can do in it.
     """
 
     due: list[float] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Tally:
     batch_sizes: list[int] = field(default_factory=list)
     queue_times: list[float] = field(default_factory=list)
     compute_times: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
     sent: int = 0
     ended: int = 0
     twice: int = 0
@@ -88,7 +90,17 @@ def together(tallies: Sequence[Tally]) -> Tally:
                 whole.failures.append(failure)
         places = [whole.failures.index(failure) for failure in tally.failures]
         whole.failure += [place if place < 0 else places[place] for place in tally.failure]
-        for name in ("due", "lag", "latency", "kind", "retry_after", "batch_sizes", "queue_times", "compute_times"):
+        for name in (
+            "due",
+            "lag",
+            "latency",
+            "kind",
+            "retry_after",
+            "batch_sizes",
+            "queue_times",
+            "compute_times",
+            "ends",
+        ):
             getattr(whole, name).extend(getattr(tally, name))
         whole.sent += tally.sent
         whole.ended += tally.ended

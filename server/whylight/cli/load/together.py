@@ -6,6 +6,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import IO
 
 from whylight.cli.load.process import NOT_READY, READY
@@ -19,18 +20,16 @@ _START = 0.2
 """Seconds between the word to begin and the beginning, so that all have heard it."""
 
 
-def put_under_load(load: Load, *, niceness: int = 0) -> Report:
+def put_under_load(load: Load, *, on_begin: Callable[[float], object] = lambda begin: None) -> Report:
     """Put a server under load from `load.processes` processes, and return what was measured.
 
-    Processes, not threads: a single client has one interpreter, and would measure itself. `niceness` is added to
-    theirs.
+    Processes, not threads: a single client has one interpreter, and would measure itself. `on_begin` is called with the
+    time on the monotonic clock at which all will begin.
 
     Raises:
         WhylightError: the server is not ready within `load.deadline` seconds, or a process broke off.
     """
     command = [sys.executable, "-m", "whylight.cli.load.process"]
-    if niceness:
-        command = ["nice", "-n", str(niceness), *command]
     with contextlib.ExitStack() as stack:
         processes = []
         for index in range(load.processes):
@@ -43,6 +42,7 @@ def put_under_load(load: Load, *, niceness: int = 0) -> Report:
         for process in processes:
             _hear(process, READY)
         begin = time.monotonic() + _START
+        on_begin(begin)
         for process in processes:
             _tell(process, repr(begin))
         tallies = [Tally.from_json(_hear(process)) for process in processes]
