@@ -8,21 +8,23 @@ from typing import Any
 import pytest
 from engine_fakes import FakePool, Stage, settle, spec_of, stage
 
-from whylight.engine import Work
+from whylight.engine import Bounds, Work
 from whylight.engine.roster import LONG_OUTSTANDING
 from whylight.engine.work import Watch
-from whylight.errors import Unavailable
+from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded, Unavailable
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
 
 
-def make(on: Stage, *names: str, watch: Watch | None = None, **options: float) -> asyncio.Task[list[v1.InputResult]]:
+def make(
+    on: Stage, *names: str, watch: Watch | None = None, caller: str | None = None, **options: float
+) -> asyncio.Task[list[v1.InputResult]]:
     spec = spec_of("climbing", **options)
     spec.kind = catalog_pb2.METHOD_KIND_SYNTHESIS
     inputs = [v1.Input(image=name.encode()) for name in names]
     pictures = [v1.Input(image=b"start")]
-    work = Work(spec, inputs, watch=watch, pictures=pictures, preview_interval=7)
+    work = Work(spec, inputs, watch=watch, pictures=pictures, preview_interval=7, caller=caller)
     return asyncio.ensure_future(on.engine.explain(work))
 
 
@@ -119,3 +121,62 @@ async def test_a_drain_lets_waiting_jobs_leave_at_once():
     on.pool.finish()
     await job
     await draining
+
+
+async def test_what_may_wait_and_what_one_call_may_cost_is_bounded_and_the_refusal_says_where():
+    bounds = Bounds(long_call_cost=100.0, long_queued_cost=150.0)
+    on = await stage(bounds, pool=FakePool(cost=60.0))
+    with pytest.raises(InvalidInput) as caught:
+        await make(on, "a", "b")
+    assert (caught.value.reason, caught.value.violations[0].field) == ("REQUEST_TOO_COSTLY", "targets")
+    waiting = [make(on, name) for name in "abcd"]
+    await settle()
+    assert [task.done() for task in waiting] == [False, False, True, True], "the third is above what may wait"
+    with pytest.raises(Overloaded) as full:
+        await waiting[2]
+    assert full.value.reason == "QUEUE_FULL"
+    dear = await stage(bounds, pool=FakePool(cost=101.0))
+    with pytest.raises(InvalidInput) as caught:
+        await make(dear, "a")
+    assert (caught.value.reason, caught.value.violations[0].field) == ("REQUEST_TOO_COSTLY", "method.options")
+    waiting[3].cancel()
+    on.clock.advance(0.05)
+    on.pool.finish()
+    assert [len(await task) for task in waiting[:2]] == [1, 1]
+
+
+async def test_a_call_takes_no_longer_than_the_server_allows_though_its_caller_would_wait():
+    on = await stage(Bounds(long_call_seconds=100.0))
+    job = make(on, "a")
+    await settle()
+    on.clock.advance(99.0)
+    assert not job.done()
+    on.clock.advance(1.0)
+    with pytest.raises(DeadlineExceeded, match="100 seconds") as caught:
+        await job
+    assert caught.value.reason == "CALL_TOO_LONG"
+    assert len(on.pool.cancelled) == 1
+    short = asyncio.ensure_future(
+        on.engine.explain(Work(spec_of("climbing"), [v1.Input(image=b"a")], deadline=on.clock.now() + 5.0))
+    )
+    await settle()
+    on.clock.advance(5.0)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await short
+    assert caught.value.reason == "DEADLINE_EXCEEDED"
+
+
+async def test_one_caller_with_many_jobs_keeps_no_other_waiting_for_all_of_them():
+    on = await stage(pool=FakePool(cost=1000.0))
+    many = [make(on, f"many{number}", caller="many", steps=number) for number in range(12)]
+    await settle()
+    on.clock.advance(0.05)
+    one = make(on, "one", caller="one", steps=100)
+    await settle()
+    on.clock.advance(0.05)
+    order = []
+    while on.pool.batches:
+        order += [item.input.image.decode() for item in on.pool.finish().items]
+        await settle()
+    assert order.index("one") <= LONG_OUTSTANDING + 1
+    await asyncio.gather(*many, one)

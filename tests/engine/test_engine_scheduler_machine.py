@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from whylight.engine.bounds import Bounds
-from whylight.engine.scheduler import CloseReason, FormedBatch, Scheduler, Ticket
+from whylight.engine.scheduler import CloseReason, FormedBatch, Scheduler, Slot
+from whylight.engine.ticket import Priority, Ticket
 from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
 
 BOUNDS = Bounds(
@@ -29,6 +30,8 @@ item = st.tuples(
     st.sampled_from([0.0, 0.2, 1.0, math.inf]),
 )
 
+room = st.sampled_from(["free", "busy", "none"])
+
 
 class SchedulerMachine(RuleBasedStateMachine):
     batches = Bundle("batches")
@@ -38,8 +41,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(BOUNDS)
         self.now = 100.0
         self.next_id = 1
-        self.queues: dict[str, list[tuple[Ticket, float]]] = {}
+        self.queues: dict[tuple[Priority, str], list[tuple[Ticket, float]]] = {}
         """What should be waiting, oldest first, with its time of arrival."""
+        self.calls = 0
+        self.running = 0
         self.left: dict[int, str] = {}
         """How each item left."""
 
@@ -50,9 +55,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for ticket in tickets:
             assert ticket.id not in self.left, f"{ticket} left twice"
             self.left[ticket.id] = how
-            self.queues[ticket.queue] = [
-                (other, arrival) for other, arrival in self.queues[ticket.queue] if other != ticket
-            ]
+            where = ticket.priority, ticket.queue
+            self.queues[where] = [(other, arrival) for other, arrival in self.queues[where] if other != ticket]
 
     def is_full(self, queue: list[tuple[Ticket, float]]) -> bool:
         return (
@@ -61,10 +65,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             or sum(ticket.size for ticket, _ in queue) >= BOUNDS.max_batch_bytes
         )
 
-    @rule(items=st.lists(item, min_size=1, max_size=8))
-    def admit(self, items: list[tuple[str, float, int, float]]) -> None:
+    @rule(
+        items=st.lists(item, min_size=1, max_size=8),
+        caller=st.sampled_from(["me", "you", "they"]),
+        priority=st.sampled_from(Priority),
+    )
+    def admit(self, items: list[tuple[str, float, int, float]], caller: str, priority: Priority) -> None:
+        self.calls += 1
         tickets = [
-            Ticket(self.next_id + place, queue, cost, size, self.now + left)
+            Ticket(self.next_id + place, queue, cost, size, self.now + left, caller, self.calls, priority)
             for place, (queue, cost, size, left) in enumerate(items)
         ]
         self.next_id += len(tickets)
@@ -78,36 +87,58 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.admit(tickets, self.now)
         except (Overloaded, InvalidInput):
             assert not fits
-        except DeadlineExceeded:
-            assert any(ticket.deadline <= self.now or self.queues.get(ticket.queue) for ticket in tickets)
+        except DeadlineExceeded as error:
+            late = any(ticket.deadline <= self.now for ticket in tickets)
+            assert (error.reason == "DEADLINE_EXCEEDED") == late  # noqa: PT017
+            assert late or before or self.running, "an idle server tries"
         else:
             assert fits
             for ticket in tickets:
-                self.queues.setdefault(ticket.queue, []).append((ticket, self.now))
+                self.queues.setdefault((priority, ticket.queue), []).append((ticket, self.now))
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.5, 3.0]))
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(target=batches, only_full=st.booleans())
-    def take_batch(self, only_full: bool) -> FormedBatch:
+    @rule(target=batches, rooms=st.fixed_dictionaries(dict.fromkeys("abc", room)))
+    def take_batch(self, rooms: dict[str, str]) -> FormedBatch:
+        """Queue "a" has a worker of its own, the others share one."""
+
+        def slot(queue: str) -> Slot | None:
+            dues = {"free": -math.inf, "busy": self.now + 1.0}
+            kind = rooms["b" if queue == "c" else queue]
+            return None if kind == "none" else Slot(int(queue == "a"), dues[kind])
+
         ready = {
             name: queue
             for name, queue in self.queues.items()
             if queue
-            and (
-                self.is_full(queue)
-                or (not only_full and (self.scheduler.draining or queue[0][1] + BOUNDS.max_delay <= self.now))
-            )
+            and slot(name[1])
+            and (self.is_full(queue) or self.scheduler.draining or queue[0][1] + BOUNDS.max_delay <= self.now)
         }
-        batch = self.scheduler.next_batch(self.now, may_leave=lambda queue, full: full or not only_full)
+        may_grow = {name for name, queue in ready.items() if not self.is_full(queue) and slot(name[1]).due > self.now}
+        batch = self.scheduler.next_batch(self.now, slot)
         if batch is None:
-            assert not ready, "work was ready and no batch came"
+            workers = {slot(name[1]).worker for name in ready}
+            held = {slot(name[1]).worker for name in may_grow}
+            assert workers == held, "work was ready and no batch came"
+            assert not (ready and self.scheduler.draining), "draining holds nothing back"
+            assert self.scheduler.held_until == (self.now + 1.0 if ready else math.inf)
             return multiple()
-        assert batch.queue in ready
+        where = batch.tickets[0].priority, batch.queue
+        assert where in ready
+        assert where not in may_grow or self.scheduler.draining
+        assert batch.worker == slot(batch.queue).worker
+        self.check(batch, self.queues[where])
+        return batch
+
+    def check(self, batch: FormedBatch, queue: list[tuple[Ticket, float]]) -> None:
         tickets = list(batch.tickets)
-        queue = self.queues[batch.queue]
-        assert tickets == [ticket for ticket, _ in queue[: len(tickets)]], "a batch is the front of its queue"
+        assert set(tickets) <= {ticket for ticket, _ in queue}
+        for call in {ticket.call for ticket in tickets}:
+            mine = [ticket for ticket in tickets if ticket.call == call]
+            waiting = [ticket for ticket, _ in queue if ticket.call == call]
+            assert mine == waiting[: len(mine)], "the items of a call stay in their order"
         assert batch.cost == sum(ticket.cost for ticket in tickets)
         if len(tickets) > 1:
             assert len(tickets) <= BOUNDS.max_batch_items
@@ -116,15 +147,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert (batch.reason is CloseReason.FULL) == self.is_full(queue)
         assert self.is_full(queue) or len(tickets) == len(queue), "a batch that is not full takes all there is"
         self.leave(tickets, "batched")
-        return batch
+        self.running += 1
 
     @rule(batch=consumes(batches), busy=st.sampled_from([0.0, 0.1, 2.0]))
     def finish(self, batch: FormedBatch, busy: float) -> None:
-        self.scheduler.finished(batch.cost, busy)
+        self.scheduler.finished(batch, busy)
+        self.running -= 1
 
     @rule(batch=consumes(batches))
     def lose(self, batch: FormedBatch) -> None:
         self.scheduler.given_up()
+        self.running -= 1
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from whylight.engine.frames import FRAME_BYTES
 
 _LONG_ITEMS = 16
-_LONG_COST = 1e12
 _LONG_DELAY = 0.05
 
 
@@ -18,7 +17,11 @@ class Bounds:
 
     Cost is counted in model evaluations, sizes in bytes of input as they travel, times in seconds. A batch closes when
     a worker is free, unless `max_delay` is above 0: then it waits that long, from its first item, to become full. One
-    item above `max_batch_cost` or `max_batch_bytes` makes a batch alone.
+    item above `max_batch_cost` or `max_batch_bytes` makes a batch alone. `bulk_share` is the part of what is served
+    that bulk work is owed while interactive work waits. A call takes `max_call_seconds` at most, waiting included.
+
+    The bounds whose names begin with `long` are those of long work: what one call may cost, what may wait, and how long
+    a call may take.
 
     Raises:
         ValueError: a bound is not above 0, or a full batch could never wait in the queues.
@@ -31,20 +34,26 @@ class Bounds:
     max_queued_items: int = 4096
     max_queued_cost: float = 65536.0
     max_queued_bytes: int = 512 * 2**20
+    max_call_cost: float = math.inf
+    max_call_seconds: float = math.inf
+    bulk_share: float = 0.1
+    long_call_cost: float = 2.0e6
+    long_queued_cost: float = 8.0e6
+    long_call_seconds: float = math.inf
 
     def of_long_work(self) -> Bounds:
         """Return the bounds of long work, whose cost says how long it takes and not what must be there at once.
 
         It gathers for a moment, which is nothing beside the time that it takes, so that calls for the same share steps.
         """
-        return Bounds(
+        return replace(
+            self,
             max_batch_items=min(self.max_batch_items, _LONG_ITEMS),
-            max_batch_cost=_LONG_COST,
-            max_batch_bytes=self.max_batch_bytes,
+            max_batch_cost=self.long_queued_cost,
             max_delay=max(self.max_delay, _LONG_DELAY),
-            max_queued_items=self.max_queued_items,
-            max_queued_cost=_LONG_COST,
-            max_queued_bytes=self.max_queued_bytes,
+            max_queued_cost=self.long_queued_cost,
+            max_call_cost=self.long_call_cost,
+            max_call_seconds=self.long_call_seconds,
         )
 
     def __post_init__(self) -> None:
@@ -58,5 +67,14 @@ class Bounds:
                 )
         if self.max_batch_bytes > FRAME_BYTES // 2:
             raise ValueError(f"max_batch_bytes is {self.max_batch_bytes}, above what a frame takes: {FRAME_BYTES // 2}")
+        if not 0 < self.long_call_cost <= self.long_queued_cost < math.inf:
+            raise ValueError(
+                f"long_call_cost is {self.long_call_cost}; it must be above 0, and at most long_queued_cost, "
+                f"{self.long_queued_cost}, which is finite"
+            )
+        if not (self.max_call_cost > 0 and self.max_call_seconds > 0 and self.long_call_seconds > 0):
+            raise ValueError("max_call_cost, max_call_seconds and long_call_seconds must be above 0")
+        if not 0 < self.bulk_share < 1:
+            raise ValueError(f"bulk_share is {self.bulk_share}; it must be above 0 and below 1")
         if not 0 <= self.max_delay <= 60:
             raise ValueError(f"max_delay is {self.max_delay}; it must be between 0 and 60 seconds")

@@ -9,6 +9,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, Timer
@@ -16,10 +17,10 @@ from whylight.engine.deadlines import Deadlines
 from whylight.engine.item import Item
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, batch_report, item_report, tell
-from whylight.engine.roster import Flight, Roster, Slot
-from whylight.engine.scheduler import FormedBatch, Scheduler
+from whylight.engine.roster import Flight, Roster
+from whylight.engine.scheduler import FormedBatch, Scheduler, Slot
 from whylight.engine.version import Version
-from whylight.errors import Cancelled, DeadlineExceeded, InternalError, WhylightError
+from whylight.errors import Cancelled, InternalError, WhylightError
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
 from whylight.worker.v1 import worker_pb2
@@ -76,8 +77,9 @@ class Dispatcher:
             try:
                 scheduler.admit(tickets, self._clock.now())
             except WhylightError as error:
-                self._report_ends(items, error)
-                raise
+                refusal = _of_long_work(error) if of_long else error
+                self._report_ends(items, refusal)
+                raise refusal from None
         self._live.update((item.ticket.id, item) for item in items)
         if items:
             self.idle.clear()
@@ -162,7 +164,7 @@ class Dispatcher:
             _log.error("worker %d finished batch %d, which it does not have", worker, done.batch_id)
             return
         busy = duration_to_seconds(done.busy_time)
-        (self.long if flight.long else self.scheduler).finished(flight.formed.cost, busy)
+        (self.long if flight.long else self.scheduler).finished(flight.formed, busy)
         forgotten = [ticket.id for ticket in flight.formed.tickets if ticket.id in self._live]
         if forgotten:
             _log.error("worker %d gave no result for %d items of batch %d", worker, len(forgotten), flight.id)
@@ -173,34 +175,26 @@ class Dispatcher:
     def pump(self) -> None:
         """Send every batch that may leave, and set the timer for what comes next."""
         now = self._clock.now()
-        due = math.inf
-        while len(self.scheduler):
-            places = _Places(self.roster, self.scheduler, now)
-            formed = self.scheduler.next_batch(now, may_leave=places.take)
-            if formed is None:
-                due = places.due
-                break
-            self._send(places.worker_of(formed), formed, now)
-        while len(self.long):
-            formed = self.long.next_batch(now, may_leave=self._has_long_slot)
-            if formed is None:
-                break
-            worker = self.roster.long_slot(_version(formed.queue))
-            assert worker is not None
-            self._send(worker, formed, now)
-        self._set_timer(now, due)
+        while (formed := self.scheduler.next_batch(now, self._room)) is not None:
+            self._send(formed, now)
+        while (long := self.long.next_batch(now, self._long_room)) is not None:
+            self._send(long, now)
+        self._set_timer(now, self.scheduler.held_until)
 
-    def _has_long_slot(self, queue: Hashable, full: bool) -> bool:
-        return self.roster.long_slot(_version(queue)) is not None
+    def _room(self, queue: Hashable) -> Slot | None:
+        return self.roster.slot(_version(queue))
 
-    def _send(self, worker: int, formed: FormedBatch, now: float) -> None:
+    def _long_room(self, queue: Hashable) -> Slot | None:
+        return self.roster.long_slot(_version(queue))
+
+    def _send(self, formed: FormedBatch, now: float) -> None:
         items = [self._live[ticket.id] for ticket in formed.tickets]
         spec = items[0].plan.spec
         queue_times = tuple(now - item.arrived for item in items)
         methods = tuple(method.name for method in spec.methods)
         flight = Flight(
             next(self._batch_ids),
-            worker,
+            formed.worker,
             formed,
             now,
             spec.model,
@@ -227,7 +221,7 @@ class Dispatcher:
                 preview_interval=item.preview_interval,
             )
         self.roster.send(flight)
-        self._pool.send(worker, worker_pb2.FrontEndFrame(batch=batch))
+        self._pool.send(formed.worker, worker_pb2.FrontEndFrame(batch=batch))
 
     def _recall(self, ids: Iterable[int]) -> None:
         """Tell the workers that nobody waits for these items any more."""
@@ -271,7 +265,8 @@ class Dispatcher:
         late = self._flying.passed(now)
         self._recall(late)
         late += [ticket.id for scheduler in (self.scheduler, self.long) for ticket in scheduler.expire(now)]
-        self._end(late, lambda: DeadlineExceeded("the deadline passed before there was a result"))
+        for id in late:
+            self._end((id,), self._live[id].late)
         for worker, when in self._stuck().items():
             if when <= now:
                 _log.error("worker %d has work and has been silent for too long: it is killed", worker)
@@ -280,38 +275,14 @@ class Dispatcher:
         self.pump()
 
     def _stuck(self) -> dict[int, float]:
-        return self.roster.stuck_at(self._stuck_after, self.scheduler.throughput.per_worker)
+        return self.roster.stuck_at(self._stuck_after)
 
 
-class _Places:
-    """Where batches may go at one moment, by the versions of models that workers have; `due` is when that changes."""
-
-    def __init__(self, roster: Roster, scheduler: Scheduler, now: float) -> None:
-        self._roster = roster
-        self._pace = scheduler.throughput.per_worker
-        self._hurried = scheduler.draining
-        self._now = now
-        self._slots: dict[Version, Slot | None] = {}
-        self.due = math.inf
-
-    def take(self, queue: Hashable, full: bool) -> bool:
-        """Whether there is room for a batch of a queue; for one that is not full, only after its slot's time."""
-        version = _version(queue)
-        if version not in self._slots:
-            self._slots[version] = self._roster.slot(version, self._pace)
-        slot = self._slots[version]
-        if slot is None:
-            return False
-        if full or self._hurried or slot.due <= self._now:
-            return True
-        self.due = min(self.due, slot.due)
-        return False
-
-    def worker_of(self, formed: FormedBatch) -> int:
-        """Return who gets a batch for which there is room."""
-        slot = self._slots[_version(formed.queue)]
-        assert slot is not None
-        return slot.worker
+def _of_long_work(error: WhylightError) -> WhylightError:
+    """Name the fields of a refused call in the words of requests for long work: several inputs are its targets."""
+    fields = {"methods": "method.options", "inputs": "targets"}
+    error.violations = tuple(replace(one, field=fields.get(one.field, one.field)) for one in error.violations)
+    return error
 
 
 def _version(queue: Hashable) -> Version:

@@ -23,9 +23,9 @@ from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, tell
 from whylight.engine.response_cache import Edition, ResponseCache
-from whylight.engine.scheduler import Ticket
+from whylight.engine.ticket import Ticket
 from whylight.engine.version import Version
-from whylight.engine.work import Work, evaluations, signature
+from whylight.engine.work import Work, evaluations, references, signature
 from whylight.errors import DeadlineExceeded, InvalidInput, Unavailable, WhylightError
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
@@ -36,6 +36,9 @@ _log = logging.getLogger(__name__)
 
 AnyResult = TypeVar("AnyResult")
 _Outcome: TypeAlias = "v1.InputResult | WhylightError"
+
+_SIGNS_OF_LIFE = frozenset(("result", "progress", "preview", "alive", "done"))
+"""What is said of work that goes on. Plans are answered, and models loaded, even by a worker whose plugin hangs."""
 
 
 class State(enum.Enum):
@@ -80,7 +83,8 @@ class Engine:
         self._draw_seed = draw_seed
         self._cache = cache
         self._charge = charge
-        self._dispatcher = dispatcher = Dispatcher(pool, bounds or Bounds(), self._clock, stuck_after)
+        self._bounds = bounds or Bounds()
+        self._dispatcher = dispatcher = Dispatcher(pool, self._bounds, self._clock, stuck_after)
         self._table = ModelTable(models)
         self._table.listeners.append(self._models_changed)
         self.models = ModelControl(
@@ -94,6 +98,7 @@ class Engine:
         )
         self._planner = Planner(self._send_question)
         self._item_ids = itertools.count(1)
+        self._call_ids = itertools.count(1)
         self._state = State.STARTING
         self._retry_after = 1.0
         self._ready: dict[int, worker_pb2.Ready] = {}
@@ -222,7 +227,8 @@ class Engine:
         self, work: Work, plan: Plan, model: catalog_pb2.Model, arrived: float, places: Sequence[int]
     ) -> list[_Outcome]:
         """Return the outcomes of the inputs in these places. Takes them back when the caller is cancelled."""
-        items = [self._item(work, plan, model, index, arrived) for index in places]
+        call = next(self._call_ids)
+        items = [self._item(work, plan, model, index, arrived, call) for index in places]
         self._charge(cost := sum(item.ticket.cost for item in items))
         try:
             self._dispatcher.submit(items)
@@ -274,7 +280,7 @@ class Engine:
         """Take in a result, progress, the end of a batch or the answer about a plan; the pool calls it."""
         if worker not in self._dispatcher.roster:
             return
-        if not frame.HasField("plan"):  # another thread of the worker answers those, even when its plugin hangs
+        if frame.WhichOneof("body") in _SIGNS_OF_LIFE:
             self._dispatcher.roster.hear(worker, self._clock.now())
         match frame.WhichOneof("body"):
             case "result":
@@ -320,8 +326,10 @@ class Engine:
         self._dispatcher.close(self._closed)
         self._planner.close(self._closed)
 
-    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model, index: int, arrived: float) -> Item:
+    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model, index: int, arrived: float, call: int) -> Item:
         input = work.inputs[index]
+        allowed = arrived + (self._bounds.long_call_seconds if plan.long else self._bounds.max_call_seconds)
+        deadline = math.inf if work.deadline is None else work.deadline
         seeds: tuple[int, ...] = ()
         if any(plan.stochastic):
             given = work.seeds or (None,) * len(plan.stochastic)
@@ -332,9 +340,12 @@ class Engine:
         ticket = Ticket(
             id=next(self._item_ids),
             queue=(plan.version, plan.key, signature(input)),
-            cost=plan.item_cost(len(input.targets)) * evaluations(input, model),
+            cost=plan.item_cost(len(input.targets)) * evaluations(input, model) + references(input),
             size=input.ByteSize() + sum(picture.ByteSize() for picture in work.pictures),
-            deadline=math.inf if work.deadline is None else work.deadline,
+            deadline=min(deadline, allowed),
+            caller=call if work.caller is None else work.caller,
+            call=call,
+            priority=work.priority,
         )
         if ticket.size > FRAME_BYTES // 2:
             raise InvalidInput(
@@ -355,6 +366,7 @@ class Engine:
             work.pictures,
             work.preview_interval,
             work.trace,
+            allowed=allowed if allowed < deadline else None,
         )
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from whylight.engine.plan import Plan
 from whylight.engine.roster import Flight
-from whylight.engine.scheduler import Ticket
+from whylight.engine.ticket import Ticket
 from whylight.engine.work import AnswerRoom, Watch
-from whylight.errors import WhylightError
+from whylight.errors import DeadlineExceeded, WhylightError
 from whylight.v1 import explanation_pb2 as v1
 
 
@@ -21,7 +21,8 @@ class Item:
     `seeds` has one for each method, or none at all; `arrived` is when its call came, in seconds; `room` what the
     results of its call have to fit in; `watch` who is told of its progress, as that of input `index`; `pictures`
     and `preview_interval` belong to long work; `flight` is the batch that carries it, None while it waits; `waited` how
-    long it did, as far as its worker told, in seconds; `trace` is what its call gave for the reports.
+    long it did, as far as its worker told, in seconds; `trace` is what its call gave for the reports; `allowed` until
+    when it may take, if that is before its caller's deadline.
     """
 
     ticket: Ticket
@@ -38,6 +39,16 @@ class Item:
     trace: Hashable = None
     flight: Flight | None = None
     waited: float = 0.0
+    allowed: float | None = None
+
+    def late(self) -> DeadlineExceeded:
+        """Return what is told of it when its deadline has passed."""
+        if self.allowed is None:
+            return DeadlineExceeded("the deadline passed before there was a result")
+        return DeadlineExceeded(
+            f"the work took longer than the {self.allowed - self.arrived:g} seconds that the server allows a call",
+            reason="CALL_TOO_LONG",
+        )
 
     def end(self, outcome: v1.InputResult | WhylightError) -> None:
         """Give the caller its outcome; nothing happens when it has one, or went away."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
-from whylight.engine.scheduler import FormedBatch
+from whylight.engine.scheduler import FormedBatch, Slot
 from whylight.engine.version import Version
 
 OUTSTANDING = 2
@@ -37,14 +37,6 @@ class Flight:
     started: float | None = None
     long: bool = False
     traces: tuple[Hashable, ...] = ()
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Room for a batch at a worker. Before the time `due`, only a full batch should fill it."""
-
-    worker: int
-    due: float
 
 
 @dataclass
@@ -93,24 +85,23 @@ class Roster:
         """Return which of the workers that have a version has the fewest batches, and of those the least cost."""
         return min(self._holders(version), key=self._load, default=None)
 
-    def slot(self, version: Version, pace: float | None) -> Slot | None:
-        """Return where the next batch on a version goes, None when all that have it have enough.
-
-        `pace` is a worker's cost per second.
-        """
+    def slot(self, version: Version) -> Slot | None:
+        """Return where the next batch on a version goes, None when all that have it have enough."""
         worker = self.least_loaded(version)
         if worker is None or len(self._up[worker].flights) >= OUTSTANDING:
             return None
         running = next(iter(self._up[worker].flights.values()), None)
-        if running is None or running.started is None or pace is None:
+        if running is None or running.started is None or running.formed.expected is None:
             return Slot(worker, due=float("-inf"))
-        return Slot(worker, due=running.started + _LEAD * running.formed.cost / pace)
+        return Slot(worker, due=running.started + _LEAD * running.formed.expected)
 
-    def long_slot(self, version: Version) -> int | None:
-        """Return the worker that the next long work on a version goes to, None when all that have it have enough."""
+    def long_slot(self, version: Version) -> Slot | None:
+        """Return where the next long work on a version goes, None when all that have it have enough."""
         holders = self._holders(version)
         worker = min(holders, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)
-        return None if worker is None or len(self._up[worker].long) >= LONG_OUTSTANDING else worker
+        if worker is None or len(self._up[worker].long) >= LONG_OUTSTANDING:
+            return None
+        return Slot(worker, due=float("-inf"))
 
     def send(self, flight: Flight) -> None:
         """Put a batch behind those that its worker has, or long work beside them."""
@@ -138,18 +129,18 @@ class Roster:
         """Note that a worker gave a sign of life."""
         self._up[worker].heard = now
 
-    def stuck_at(self, patience: float, pace: float | None) -> dict[int, float]:
+    def stuck_at(self, patience: float) -> dict[int, float]:
         """Return when each worker with work is to be given up, if it says nothing until then.
 
         That is `patience` seconds after its last sign of life or the start of its batch, and four times as long as the
-        batch should take at the measured pace more. Long work gives signs of life as it goes, so that it may take as
-        long as it likes.
+        batch should take at the measured pace more. Work gives signs of life as it goes on (at each pass of the model,
+        each step, each picture), so that a step may take as long as it likes; what hangs gives none.
         """
         times = {}
         for number, worker in self._up.items():
             running = next(iter(worker.flights.values()), None)
             if running is not None:
-                expected = running.formed.cost / pace if pace else 0.0
+                expected = running.formed.expected or 0.0
                 times[number] = max(worker.heard, running.started or worker.heard) + patience + 4 * expected
             elif worker.long:
                 begun = max(flight.sent for flight in worker.long.values())

@@ -1,29 +1,23 @@
-"""Which waiting items go to a worker next: many queues, fair by cost, bounded; pure, with the time passed in; knows no
+"""Which waiting items go to a worker next: many lines, fair by cost, bounded; pure, with the time passed in; knows no
 worker, no message and no clock."""
 
 from __future__ import annotations
 
 import enum
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.deadlines import Deadlines
-from whylight.engine.throughput import Throughput
+from whylight.engine.level import Level
+from whylight.engine.line import Line
+from whylight.engine.throughput import Paces, Throughput
+from whylight.engine.ticket import Priority, Ticket
 from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
 
-
-@dataclass(frozen=True)
-class Ticket:
-    """An item as the scheduler sees it: cost in model evaluations, size in bytes, absolute deadline in seconds."""
-
-    id: int
-    queue: Hashable
-    cost: float
-    size: int = 0
-    deadline: float = math.inf
+_CAUTION = 2.0
+"""How many times too slow a deadline must be for a call to be turned away: the measured pace may be off."""
 
 
 class CloseReason(enum.Enum):
@@ -36,10 +30,19 @@ class CloseReason(enum.Enum):
 
 
 @dataclass(frozen=True)
-class FormedBatch:
-    """Items of one queue, oldest first, that go to a worker together.
+class Slot:
+    """Room for a batch at a worker. Before the time `due`, only a full batch should fill it."""
 
-    `fill` is the share of the bound that they came nearest to, of items, cost or bytes, at most 1.
+    worker: int
+    due: float
+
+
+@dataclass(frozen=True)
+class FormedBatch:
+    """Items of one line that go to a worker together.
+
+    `fill` is the share of the bound that they came nearest to, of items, cost or bytes, at most 1; `expected` how many
+    seconds a worker should need for them, None before anything was measured.
     """
 
     queue: Hashable
@@ -47,75 +50,52 @@ class FormedBatch:
     cost: float
     reason: CloseReason
     fill: float = 1.0
-
-
-@dataclass
-class _Queue:
-    credit: float = 0.0
-    """Cost that it may still be served in this round; below 0 it is in debt to the others."""
-    waiting: OrderedDict[int, Ticket] = field(default_factory=OrderedDict)
-    arrivals: dict[int, float] = field(default_factory=dict)
-    cost: float = 0.0
-    size: int = 0
-
-    def add(self, ticket: Ticket, now: float) -> None:
-        self.waiting[ticket.id] = ticket
-        self.arrivals[ticket.id] = now
-        self.cost += ticket.cost
-        self.size += ticket.size
-
-    def remove(self, ticket: Ticket) -> None:
-        del self.waiting[ticket.id]
-        del self.arrivals[ticket.id]
-        self.cost -= ticket.cost
-        self.size -= ticket.size
-
-    def oldest(self) -> float:
-        return self.arrivals[next(iter(self.waiting))]
+    worker: int = 0
+    expected: float | None = None
 
 
 class Scheduler:
-    """Queues of items and the order in which they are served.
+    """Lines of items, at two priorities, and the order in which they are served.
 
-    Fairness is by cost, not by count: deficit round-robin (Shreedhar and Varghese, SIGCOMM 1995) in the variant that
-    lets a queue go into debt (surplus round-robin), so that nobody has to know the cost of a batch before it is formed.
-    In each round every queue gets credit for one full batch of the cheapest work; a queue with credit left sends a
-    batch, pays its cost and goes to the back. Over any time in which two queues both have work they are served the same
-    cost, up to one round's credit and one batch. Nobody starves: newcomers begin without credit, so rounds end, and
-    each round pays debts back. A queue that runs empty keeps its debt, so that sending one expensive item at a time
-    gains nothing.
+    What is interactive goes first. While it does and bulk work waits, bulk work is owed a share of the cost that is
+    served, and has its turn as soon as it is owed anything; so it is never starved, and never takes more than its share
+    but what nobody else wants. Within a priority, `Level` says whose turn it is.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._round_credit = min(float(bounds.max_batch_items), bounds.max_batch_cost)
-        self._queues: OrderedDict[Hashable, _Queue] = OrderedDict()
-        self._homes: dict[int, Hashable] = {}
+        self._levels = {priority: Level(self._round_credit) for priority in Priority}
+        self._homes: dict[int, tuple[Priority, Hashable]] = {}
         self._deadlines = Deadlines()
         self._cost = 0.0
         self._size = 0
         self._running = 0
+        self._owed = 0.0
+        """Cost that bulk work has to be served before what is interactive; below 0 it had more than its share."""
+        self._paces = Paces()
         self.throughput = Throughput()
         self.draining = False
+        self.held_until = math.inf
+        """When the last `next_batch` would have given one that it held back, for it may grow while workers are busy."""
 
     def __len__(self) -> int:
         return len(self._homes)
 
     def admit(self, tickets: Sequence[Ticket], now: float) -> None:
-        """Queue all of `tickets`, or none of them.
+        """Queue all of `tickets`, which are those of one call, or none of them.
 
         Raises:
             Overloaded: there is no room; `retry_after` says when there is likely to be.
-            InvalidInput: they would not fit into empty queues either.
+            InvalidInput: they would not fit into empty queues either, or one call may not cost so much.
             DeadlineExceeded: a deadline has passed, or what waits before it takes far too long.
         """
         cost, size = sum(ticket.cost for ticket in tickets), sum(ticket.size for ticket in tickets)
-        self._check_bounds(len(tickets), cost, size)
+        self._check_bounds(tickets, cost, size)
+        self._check_deadlines(tickets, now)
         for ticket in tickets:
-            self._check_deadline(ticket, now)
-        for ticket in tickets:
-            self._queues.setdefault(ticket.queue, _Queue()).add(ticket, now)
-            self._homes[ticket.id] = ticket.queue
+            self._levels[ticket.priority].add(ticket, now)
+            self._homes[ticket.id] = ticket.priority, ticket.queue
             self._deadlines.add(ticket.id, ticket.deadline)
         self._cost += cost
         self._size += size
@@ -130,44 +110,36 @@ class Scheduler:
 
     def next_event(self, now: float) -> float:
         """Return when a deadline passes, or a batch that waits to become full has waited enough; infinity if never."""
-        dues = (self._due(queue) for queue in self._queues.values() if queue.waiting)
+        dues = (self._due(line) for level in self._levels.values() for line in level.lines.values())
         return min(self._deadlines.next(), min((due for due in dues if due > now), default=math.inf))
 
     def next_batch(
-        self, now: float, *, may_leave: Callable[[Hashable, bool], bool] = lambda queue, full: True
+        self, now: float, room: Callable[[Hashable], Slot | None] = lambda queue: Slot(0, -math.inf)
     ) -> FormedBatch | None:
         """Take out the batch whose turn it is, or return None when no batch may leave yet.
 
-        `may_leave` is asked of a queue, and whether its batch is full, if there is a worker for it now. Queues for
-        which there is none are passed over, pay nothing for it and hold up nobody. Batches that could still grow are to
-        stay while a worker is busy: one that leaves too early to wait there in front of a later one is a small batch.
+        `room` says of a queue where there is room for a batch of it. Queues for which there is none are passed over,
+        pay nothing for it and hold up nobody. A batch that could still grow is held back while its worker is busy: one
+        that leaves too early to wait there in front of a later one is a small batch. But its turn is its turn: nobody
+        else takes its place meanwhile, or a full batch would always be before it.
         """
-        ready = [
-            key
-            for key, queue in self._queues.items()
-            if queue.waiting
-            and ((full := self._is_full(queue)) or self.draining or self._due(queue) <= now)
-            and may_leave(key, full)
-        ]
-        if not ready:
-            return None
-        if not any(self._queues[key].credit > 0 for key in ready):
-            self._begin_rounds(max(self._queues[key].credit for key in ready))
-        key = next(key for key in ready if self._queues[key].credit > 0)
-        queue = self._queues[key]
-        full = self._is_full(queue)
-        taken = self._front(queue)
-        cost = sum(ticket.cost for ticket in taken)
-        queue.credit -= cost
-        self._queues.move_to_end(key)
-        self._running += 1
-        for ticket in taken:
-            self._remove(ticket.id)
-        return FormedBatch(key, tuple(taken), cost, self._reason(full), self._fill(taken, cost))
+        self.held_until = math.inf
+        held: set[int] = set()
+        while True:
+            chosen = self._choose(now, room, held)
+            if chosen is None:
+                return None
+            priority, caller, key, slot = chosen
+            full = self._is_full(self._levels[priority].lines[key])
+            if full or self.draining or slot.due <= now:
+                return self._form(priority, caller, key, full, slot.worker)
+            held.add(slot.worker)
+            self.held_until = min(self.held_until, slot.due)
 
-    def finished(self, cost: float, busy: float) -> None:
+    def finished(self, batch: FormedBatch, busy: float) -> None:
         """Count a batch as done that a worker was busy with for `busy` seconds."""
-        self.throughput.count(cost, busy)
+        self.throughput.count(batch.cost, busy)
+        self._paces.count(batch.queue, batch.cost, busy)
         self.given_up()
 
     def given_up(self) -> None:
@@ -175,19 +147,65 @@ class Scheduler:
         self._running -= 1
         self._forget_when_idle()
 
-    def _check_bounds(self, items: int, cost: float, size: int) -> None:
+    def _choose(
+        self, now: float, room: Callable[[Hashable], Slot | None], held: set[int]
+    ) -> tuple[Priority, Hashable, Hashable, Slot] | None:
+        """Return whose turn it is, where, and at which worker, but for those that are held."""
+        slots: dict[Hashable, Slot] = {}
+        for priority in self._order():
+            level = self._levels[priority]
+            slots = {}
+            for key, line in level.lines.items():
+                if self._is_full(line) or self.draining or self._due(line) <= now:
+                    slot = room(key)
+                    if slot is not None and slot.worker not in held:
+                        slots[key] = slot
+            turn = level.next(slots.__contains__)
+            if turn is not None:
+                caller, key = turn
+                return priority, caller, key, slots[key]
+        return None
+
+    def _order(self) -> tuple[Priority, ...]:
+        """Return the priorities, the one that goes first at the front."""
+        return (Priority.BULK, Priority.INTERACTIVE) if self._owed > 0 else (Priority.INTERACTIVE, Priority.BULK)
+
+    def _form(self, priority: Priority, caller: Hashable, key: Hashable, full: bool, worker: int) -> FormedBatch:
+        self._running += 1
+        tickets = self._levels[priority].form(caller, key, self._bounds.max_batch_items, self._fits)
+        cost = sum(ticket.cost for ticket in tickets)
+        for ticket in tickets:
+            self._forget(ticket)
+        self._settle(priority, cost)
+        fill = self._fill(tickets, cost)
+        return FormedBatch(key, tuple(tickets), cost, self._reason(full), fill, worker, self._expected(key, cost))
+
+    def _settle(self, priority: Priority, cost: float) -> None:
+        """Note what one priority was served while the other waited."""
+        share = self._bounds.bulk_share
+        if priority is Priority.BULK and self._levels[Priority.INTERACTIVE].lines:
+            self._owed -= cost
+        elif priority is Priority.INTERACTIVE and self._levels[Priority.BULK].lines:
+            self._owed = min(self._owed + cost * share / (1 - share), self._round_credit)
+
+    def _expected(self, key: Hashable, cost: float) -> float | None:
+        """Return how many seconds a worker should need: by the pace of this kind, or else of whatever was done."""
+        seconds = self._paces.seconds(key, cost)
+        pace = self.throughput.per_worker
+        return seconds if seconds is not None else cost / pace if pace else None
+
+    def _check_bounds(self, tickets: Sequence[Ticket], cost: float, size: int) -> None:
         bounds = self._bounds
+        if cost > bounds.max_call_cost:
+            raise _too_costly(tickets, "model evaluations", cost, bounds.max_call_cost)
         asked = (
-            ("inputs", len(self), items, bounds.max_queued_items),
+            ("inputs", len(self), len(tickets), bounds.max_queued_items),
             ("model evaluations", self._cost, cost, bounds.max_queued_cost),
             ("bytes of input", self._size, size, bounds.max_queued_bytes),
         )
         for unit, queued, more, limit in asked:
             if more > limit:
-                raise InvalidInput(
-                    f"the call needs {more:g} {unit}; the server takes at most {limit:g} at a time",
-                    reason="REQUEST_TOO_COSTLY",
-                )
+                raise _too_costly(tickets, unit, more, limit)
             if queued + more > limit:
                 excess = (queued + more - limit) / limit * self._cost
                 raise Overloaded(
@@ -195,66 +213,88 @@ class Scheduler:
                     retry_after=self.throughput.seconds_for(excess, least=0.1, most=60.0, unknown=1.0),
                 )
 
-    def _check_deadline(self, ticket: Ticket, now: float) -> None:
-        if ticket.deadline <= now:
+    def _check_deadlines(self, tickets: Sequence[Ticket], now: float) -> None:
+        """Refuse a call that is late, or that cannot be done in time even at twice the pace that was measured."""
+        deadline = min((ticket.deadline for ticket in tickets), default=math.inf)
+        if deadline <= now:
             raise DeadlineExceeded("the deadline passed before the work began")
-        queue = self._queues.get(ticket.queue)
-        if not queue:
-            return
-        # At the least, the workers have to get through what waits in the same queue. The measured pace may be off, as
-        # that of a first batch is; so a call is turned away only when even twice that pace would be too slow.
-        wait = self.throughput.seconds_for(queue.cost, least=0.0, most=math.inf, unknown=0.0)
-        if now + wait / 2 > ticket.deadline:
-            raise DeadlineExceeded("the deadline cannot be met: too much work waits before it")
+        if deadline == math.inf or not (self._homes or self._running):
+            return  # An idle server tries: what it measured may be wrong, and this is how it finds out.
+        wait = self._least_wait(tickets, deadline - now)
+        if wait > _CAUTION * (deadline - now):
+            raise DeadlineExceeded(
+                f"the deadline cannot be met: with what waits before it, the work takes about {wait:.3g} seconds",
+                reason="DEADLINE_CANNOT_BE_MET",
+                metadata={"expected_wait_seconds": f"{wait:.3f}"},
+            )
+
+    def _least_wait(self, tickets: Sequence[Ticket], left: float) -> float:
+        """Return in how many seconds a call is done at the earliest, by the paces that are known, others being 0.
+
+        By the rules of fairness, others go before it with as much as it has itself, and the same call's earlier items
+        with all of theirs. What runs already is left out.
+        """
+        workers = max(self.throughput.workers, 1)
+        own: dict[Hashable, float] = {}
+        before = 0.0
+        for ticket in tickets:
+            own[ticket.queue] = own.get(ticket.queue, 0.0) + ticket.cost
+        seconds = sum(self._seconds(key, cost) for key, cost in own.items())
+        level = self._levels[tickets[0].priority]
+        if (seconds + sum(self._seconds(key, line.cost) for key, line in level.lines.items())) / workers <= left:
+            return 0.0  # Even behind all that waits it would be in time; nothing else has to be known.
+        waits: dict[Hashable, float] = {}
+        for key, line in level.lines.items():
+            for caller, cost in line.costs.items():
+                waits[caller] = waits.get(caller, 0.0) + self._seconds(key, cost)
+        me = tickets[0]
+        if me.queue in level.lines:
+            before = self._seconds(me.queue, level.lines[me.queue].waits_in_front(me))
+            waits[me.caller] = waits.get(me.caller, 0.0) - before
+        return (before + seconds + sum(min(wait, seconds) for wait in waits.values())) / workers
+
+    def _seconds(self, key: Hashable, cost: float) -> float:
+        return self._paces.seconds(key, cost) or 0.0
 
     def _remove(self, id: int) -> Ticket:
-        key = self._homes.pop(id)
-        queue = self._queues[key]
-        ticket = queue.waiting[id]
-        queue.remove(ticket)
-        self._deadlines.discard(id)
+        priority, key = self._homes[id]
+        ticket = self._levels[priority].remove(key, id)
+        self._forget(ticket)
+        return ticket
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Count a ticket out that has left its line."""
+        del self._homes[ticket.id]
+        self._deadlines.discard(ticket.id)
         self._cost -= ticket.cost
         self._size -= ticket.size
-        if not queue.waiting and queue.credit >= 0:
-            del self._queues[key]
         if not self._homes:
             self._cost, self._size = 0.0, 0  # Sums of floats drift; an empty sum is exact.
             self._forget_when_idle()
-        return ticket
-
-    def _begin_rounds(self, richest: float) -> None:
-        """Give every queue the credit of as many rounds as the richest one that is ready needs to be served."""
-        rounds = int(-richest // self._round_credit) + 1
-        for key, queue in list(self._queues.items()):
-            queue.credit = min(queue.credit + rounds * self._round_credit, self._round_credit)
-            if not queue.waiting and queue.credit >= 0:
-                del self._queues[key]
 
     def _forget_when_idle(self) -> None:
         if not self._homes and not self._running:
-            self._queues.clear()
+            self._owed = 0.0
+            for level in self._levels.values():
+                level.clear()
 
-    def _due(self, queue: _Queue) -> float:
-        return queue.oldest() + self._bounds.max_delay
+    def _due(self, line: Line) -> float:
+        return line.oldest + self._bounds.max_delay
 
-    def _is_full(self, queue: _Queue) -> bool:
+    def _is_full(self, line: Line) -> bool:
         bounds = self._bounds
         return (
-            len(queue.waiting) >= bounds.max_batch_items
-            or queue.cost >= bounds.max_batch_cost
-            or queue.size >= bounds.max_batch_bytes
+            len(line) >= bounds.max_batch_items
+            or line.cost >= bounds.max_batch_cost
+            or line.size >= bounds.max_batch_bytes
         )
 
-    def _front(self, queue: _Queue) -> list[Ticket]:
-        taken: list[Ticket] = []
-        cost, size = 0.0, 0
-        for ticket in queue.waiting.values():
-            cost, size = cost + ticket.cost, size + ticket.size
-            above = cost > self._bounds.max_batch_cost or size > self._bounds.max_batch_bytes
-            if taken and (above or len(taken) == self._bounds.max_batch_items):
-                break
-            taken.append(ticket)
-        return taken
+    def _fits(self, taken: list[Ticket], ticket: Ticket) -> bool:
+        bounds = self._bounds
+        return (
+            sum(other.cost for other in taken) + ticket.cost <= bounds.max_batch_cost
+            and sum(other.size for other in taken) + ticket.size <= bounds.max_batch_bytes
+        )
 
     def _fill(self, taken: Sequence[Ticket], cost: float) -> float:
         bounds = self._bounds
@@ -268,3 +308,12 @@ class Scheduler:
         if self.draining:
             return CloseReason.DRAINING
         return CloseReason.MAX_DELAY if self._bounds.max_delay else CloseReason.WORKER_FREE
+
+
+def _too_costly(tickets: Sequence[Ticket], unit: str, asked: float, limit: float) -> InvalidInput:
+    """Make the error of a call that no waiting helps."""
+    return InvalidInput(
+        f"the call needs {asked:g} {unit}; the server takes at most {limit:g} at a time",
+        reason="REQUEST_TOO_COSTLY",
+        field="inputs" if len(tickets) > 1 or unit != "model evaluations" else "methods",
+    )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from whylight.engine.ticket import Priority
 from whylight.errors import InvalidInput, WhylightError
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
@@ -66,7 +67,8 @@ class Work:
     absolute, on the clock of the running loop (``loop.time()``). The call fails as soon as its results outgrow `room`:
     what does not fit is neither kept nor made. `watch` is told of progress. Each input of long work is given all of
     `pictures`, and shows what there is of it at every `preview_interval`-th step. `trace` is for whoever measures, such
-    as the context of a span: the engine gives it back in the reports of what the call was part of.
+    as the context of a span: the engine gives it back in the reports of what the call was part of. `caller` is whose
+    turns are used up by it, whatever tells one client from another; None makes the call a caller of its own.
     """
 
     spec: worker_pb2.PlanSpec
@@ -78,6 +80,8 @@ class Work:
     pictures: Sequence[v1.Input] = ()
     preview_interval: int = 0
     trace: Hashable = None
+    caller: Hashable = None
+    priority: Priority = Priority.INTERACTIVE
 
 
 def signature(item: v1.Input) -> str:
@@ -99,6 +103,11 @@ def evaluations(item: v1.Input, model: catalog_pb2.Model | None) -> float:
         return 1.0
     usual = max(model.input_channels, 1) * model.input_size.width * model.input_size.height
     return max(1.0, math.prod(item.tensor.shape) / usual) if usual else 1.0
+
+
+def references(item: v1.Input) -> int:
+    """Return how many evaluations the pictures need that targets refer to: one each, whatever the method."""
+    return sum(target.similarity.WhichOneof("reference") in ("image", "tensor") for target in item.targets)
 
 
 def _shape(tensor: v1.Tensor) -> str:
