@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whylight.engine.bounds import Bounds
@@ -115,6 +115,7 @@ def test_equal_queues_take_turns() -> None:
     assert [scheduler.next_batch(0.0).queue for _ in range(6)] == ["a", "b", "c", "a", "b", "c"]
 
 
+@settings(deadline=None)
 @given(
     costs=st.lists(st.sampled_from([1.0, 2.0, 7.0, 30.0, 100.0]), min_size=2, max_size=5),
     turns=st.integers(1, 300),
@@ -293,6 +294,7 @@ def test_a_pace_is_relied_on_after_some_batches_and_an_idle_server_always_tries(
         scheduler.admit(tickets(1, first=4, caller="you", deadline=1.0), 0.0)
 
 
+@settings(deadline=None)
 @given(
     cost=st.floats(0.5, 300.0),
     pace=st.floats(0.01, 100.0),
