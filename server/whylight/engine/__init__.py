@@ -5,7 +5,7 @@ from whylight.engine.engine import Engine, State
 from whylight.engine.local_pool import LocalPool
 from whylight.engine.model_table import ModelChoice
 from whylight.engine.pool import WorkerPool
-from whylight.engine.reports import BatchReport, ItemReport
+from whylight.engine.reports import BatchReport, ItemReport, Load
 from whylight.engine.scheduler import CloseReason
 from whylight.engine.work import Watch, Work
 
@@ -15,6 +15,7 @@ __all__ = [
     "CloseReason",
     "Engine",
     "ItemReport",
+    "Load",
     "LocalPool",
     "ModelChoice",
     "State",

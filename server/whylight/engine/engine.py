@@ -21,7 +21,7 @@ from whylight.engine.model_control import ModelControl
 from whylight.engine.model_table import ModelChoice, ModelTable
 from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
-from whylight.engine.reports import BatchReport, ItemReport, tell
+from whylight.engine.reports import BatchReport, ItemReport, Load, tell
 from whylight.engine.response_cache import Edition, ResponseCache
 from whylight.engine.ticket import Ticket
 from whylight.engine.version import Version
@@ -137,6 +137,23 @@ class Engine:
     def in_flight(self) -> int:
         """How many items are at workers."""
         return len(self._dispatcher) - self.queued
+
+    @property
+    def load(self) -> Load:
+        """What it has before it now; any thread may ask."""
+        schedulers = (self._dispatcher.scheduler, self._dispatcher.long)
+        cache = self._cache
+        return Load(
+            waiting=self.queued,
+            waiting_cost=sum(scheduler.cost for scheduler in schedulers),
+            waiting_size=sum(scheduler.size for scheduler in schedulers),
+            in_flight=self.in_flight,
+            plan_hits=self._planner.hits,
+            plan_misses=self._planner.misses,
+            answer_hits=cache.hits if cache else 0,
+            answer_misses=cache.misses if cache else 0,
+            answer_size=cache.size if cache else 0,
+        )
 
     def on_state_change(self, listener: Callable[[State], None]) -> None:
         """Call `listener` with every new state, from the event loop."""

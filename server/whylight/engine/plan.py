@@ -81,6 +81,8 @@ class Planner:
         self._questions: dict[int, _Question] = {}
         self._open: dict[PlanKey, _Question] = {}
         self._request_ids = itertools.count(1)
+        self.hits = 0
+        self.misses = 0
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -96,7 +98,9 @@ class Planner:
         key = plan_key(spec)
         if key in self._plans:
             self._plans.move_to_end(key)
+            self.hits += 1
             return self._plans[key]
+        self.misses += 1
         question = self._open.get(key) or self._ask(key, spec)
         answer = await asyncio.shield(question.answer)
         if not isinstance(answer, worker_pb2.PlanReply):

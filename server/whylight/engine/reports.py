@@ -77,6 +77,25 @@ class ItemReport:
     trace: object = None
 
 
+@dataclass(frozen=True)
+class Load:
+    """What the engine has before it at one moment, long work included, and what it was spared since it was made.
+
+    Cost is in model evaluations, size in bytes of input. Hits and misses are of plans that were asked for, and of
+    answers that were kept; without a cache of answers there are none.
+    """
+
+    waiting: int
+    waiting_cost: float
+    waiting_size: int
+    in_flight: int
+    plan_hits: int
+    plan_misses: int
+    answer_hits: int = 0
+    answer_misses: int = 0
+    answer_size: int = 0
+
+
 def batch_report(flight: Flight, done: worker_pb2.BatchDone, now: float) -> BatchReport:
     """Return the report of a batch that is done now, as its worker says."""
     return BatchReport(

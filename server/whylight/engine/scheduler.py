@@ -82,6 +82,16 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._homes)
 
+    @property
+    def cost(self) -> float:
+        """Model evaluations of all that waits."""
+        return self._cost
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that waits."""
+        return self._size
+
     def admit(self, tickets: Sequence[Ticket], now: float) -> None:
         """Queue all of `tickets`, which are those of one call, or none of them.
 

@@ -16,6 +16,6 @@ class MetricsSettings(Section):
     host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="Address to serve metrics on. On others than this machine's own, whoever reads needs a token with "
-        "the scope `metrics`, if there are tokens.",
+        description="Address to serve metrics on. On others than this machine's own they are encrypted as [tls] says, "
+        "and whoever reads needs a token with the scope `metrics`, if there are tokens.",
     )

@@ -112,10 +112,11 @@ def _exposure(settings: Settings) -> Iterator[str]:
         yield "tls: client_ca needs a certificate of the server's own"
     if tls.ends_elsewhere and tls.certificate:
         yield "tls: either this server has a certificate, or ends_elsewhere says that a proxy ends TLS"
-    open_to_others = not is_loopback(settings.server.host)
-    if open_to_others and settings.authentication.tokens_file and not (tls.certificate or tls.ends_elsewhere):
+    hosts = [settings.server.host, *([settings.metrics.host] if settings.metrics.port is not None else [])]
+    open_host = next((host for host in hosts if not is_loopback(host)), None)
+    if open_host and settings.authentication.tokens_file and not (tls.certificate or tls.ends_elsewhere):
         yield (
-            f"authentication.tokens_file: tokens would travel to {settings.server.host} in the clear; set "
+            f"authentication.tokens_file: tokens would travel to {open_host} in the clear; set "
             "tls.certificate and tls.key, or tls.ends_elsewhere where a proxy in front of the server ends TLS"
         )
 

@@ -12,15 +12,17 @@ import contextlib
 import contextvars
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from whylight.errors import WhylightError
+from whylight.errors import Code, WhylightError
 from whylight.v1 import explanation_pb2 as v1
 
 OK = "OK"
 CANCELLED = "CANCELLED"
 INTERNAL = "INTERNAL"
+
+_CODES = {0: OK, **{int(code): code.name for code in Code}}
 
 Metadata: TypeAlias = "Iterable[tuple[str, str | bytes]]"
 Clock: TypeAlias = Callable[[], float]
@@ -88,7 +90,8 @@ class Observer(Protocol):
 class Request:
     """What is asked, as far as it is known by now: `model` and `methods` are what the client says, and may be anything.
 
-    `queue_seconds` is the longest wait of an input of it that has ended. `span` is for whoever traces.
+    `queue_seconds` is the longest wait of an input of it that has ended, `errors` are what inputs were answered with in
+    place of explanations: code and reason. `span` is for whoever traces.
     """
 
     call: Call
@@ -97,6 +100,7 @@ class Request:
     methods: tuple[str, ...] = ()
     inputs: int = 0
     queue_seconds: float = 0.0
+    errors: list[tuple[str, str]] = field(default_factory=list)
     span: Any = None
     _ended: bool = False
 
@@ -107,6 +111,9 @@ class Request:
 
     def answered(self, results: Sequence[v1.InputResult]) -> None:
         """Say what came of inputs, each once."""
+        for result in results:
+            if result.HasField("error"):
+                self.errors.append((code_name(result.error.code), result.error.reason))
         self.call.observer.inputs_answered(self, results)
 
     def end(self, code: str, reason: str = "") -> None:
@@ -152,6 +159,11 @@ class Call:
         if self.request is not None:
             self.request.end(code, reason)
         self.observer.call_ended(self, code, reason, self.clock() - self.began)
+
+
+def code_name(code: int) -> str:
+    """Return the name of a code of google.rpc.Code that whylight answers with; UNKNOWN of any other."""
+    return _CODES.get(code, "UNKNOWN")
 
 
 _current_call: contextvars.ContextVar[Call | None] = contextvars.ContextVar("call", default=None)

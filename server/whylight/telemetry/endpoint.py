@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
@@ -29,8 +30,15 @@ MayRead: TypeAlias = Callable[[str | None], object]
 class MetricsEndpoint:
     """A server of metrics, in threads of its own: it answers while the event loop is busy."""
 
-    def __init__(self, registry: CollectorRegistry, host: str, port: int, may_read: MayRead | None = None) -> None:
-        """Listen on `host` and `port`; 0 lets the system choose.
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        host: str,
+        port: int,
+        may_read: MayRead | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
+        """Listen on `host` and `port`; 0 lets the system choose. `tls` is asked at each connection, if there is one.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -39,6 +47,7 @@ class MetricsEndpoint:
 
         class Server(_Server):
             address_family = family
+            context = staticmethod(tls) if tls else None
 
         app = _guarded(make_wsgi_app(registry), may_read)
         try:
@@ -48,7 +57,7 @@ class MetricsEndpoint:
         self._thread = threading.Thread(target=self._server.serve_forever, name="whylight-metrics", daemon=True)
         self._thread.start()
         shown = f"[{host}]" if ":" in host else host
-        self.address = f"http://{shown}:{self._server.server_port}{PATH}"
+        self.address = f"{'https' if tls else 'http'}://{shown}:{self._server.server_port}{PATH}"
 
     def close(self) -> None:
         """Stop listening. What is being answered is answered, or cut off by the end of the process."""
@@ -82,6 +91,16 @@ def _refuse(start_response: Callable[..., Any], status: str, text: str, *headers
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    context: Callable[[], ssl.SSLContext] | None = None
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.context is not None:  # hands are shaken in the thread that answers, within its time
+            connection = self.context().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("a client of the metrics broke off", exc_info=True)
 
 
 class _Handler(WSGIRequestHandler):

@@ -51,7 +51,8 @@ class Instruments:
             "whylight_requests_total",
             "Requests that ended; each message of a stream is one. outcome is ok, invalid (wrong in itself), rejected "
             "(no room or no right: nothing was tried), cancelled (by its client), late (its deadline passed) or failed "
-            "(by a fault of the server or of a plugin).",
+            "(by a fault of the server or of a plugin). Of a request that was answered, outcome and reason are "
+            "those of its worst input, while code is OK.",
             ("rpc", *WORK, "outcome", "code", "reason"),
         )
         self.request_time = self._histogram(

@@ -6,7 +6,7 @@ Whatever else a client sends is one value more, and no series of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from whylight.worker.v1 import worker_pb2
 
@@ -76,6 +76,13 @@ def outcome(code: str, reason: str = "") -> str:
         return "rejected"
     return _OUTCOMES.get(code, "failed")
 
+
+def worst(statuses: Iterable[tuple[str, str]]) -> tuple[str, str]:
+    """Return the worst outcome of several statuses, code and reason, and its reason."""
+    return max(((outcome(*status), status[1]) for status in statuses), key=lambda one: _ORDER.index(one[0]))
+
+
+_ORDER = ("ok", "invalid", "cancelled", "rejected", "late", "failed")
 
 _NOT_TRIED = frozenset({"DRAINING", "MODEL_LOADING"})
 

@@ -10,20 +10,17 @@ from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from whylight.engine.reports import OK as OK_CODE
 from whylight.engine.reports import BatchReport, ItemReport
-from whylight.errors import Code, WhylightError
-from whylight.telemetry.calls import Call, Metadata, Request, Rpc
+from whylight.errors import WhylightError
+from whylight.telemetry.calls import Call, Metadata, Request, Rpc, code_name
 from whylight.telemetry.instruments import Instruments
-from whylight.telemetry.labels import UNKNOWN, Names, Reasons, outcome
+from whylight.telemetry.labels import Names, Reasons, outcome, worst
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.scalars import duration_to_seconds
 from whylight.worker.v1 import worker_pb2
 
 Key = TypeVar("Key", bound=Hashable)
 Child = TypeVar("Child")
-
-_CODES = {OK_CODE: "OK", **{int(code): code.name for code in Code}}
 
 _IN_GO = {"OK": "OK", "CANCELLED": "Canceled"}
 """gRPC codes as Go, and so every dashboard of grpc_server_handled_total, spells them, where they do not follow."""
@@ -65,10 +62,10 @@ class Metrics:
         """Count a request that ended."""
         rpc = request.call.rpc.method
         model, method = self._names.model(request.model), self._names.method(request.methods)
-        reason = self._reasons.reason(reason)
+        came_of, reason = worst([(code, reason), *request.errors])
         self._rpcs[request.call.rpc].open.dec()
-        self._requests[rpc, model, method, outcome(code, reason), code, reason].inc()
-        if code == "OK":
+        self._requests[rpc, model, method, came_of, code, self._reasons.reason(reason)].inc()
+        if came_of == "ok":
             self._request_times[rpc, model, method].observe(seconds)
 
     def inputs_refused(self, request: Request, errors: Sequence[WhylightError]) -> None:
@@ -81,12 +78,15 @@ class Metrics:
         """Observe what the worker says of each explanation."""
         model = self._names.model(request.model)
         for result in results:
-            first = True
-            for explanation in result.explained.explanations:
+            explanations = result.explained.explanations
+            if not explanations:
+                continue
+            if explanations[0].execution.cached:  # the engine did not hear of it, and the times are of another day
+                self._input(model, self._names.method(request.methods), "OK", "")
+                continue
+            self._decoding[model].observe(duration_to_seconds(explanations[0].execution.decode_time))
+            for explanation in explanations:
                 execution = explanation.execution
-                if first:
-                    self._decoding[model].observe(duration_to_seconds(execution.decode_time))
-                    first = False
                 method, render = self._methods[model, self._names.method((explanation.method,))]
                 method.observe(duration_to_seconds(execution.compute_time))
                 render.observe(duration_to_seconds(execution.render_time))
@@ -106,7 +106,7 @@ class Metrics:
     def item_ended(self, report: ItemReport) -> None:
         """Count an input that ended in the engine."""
         model, method = self._names.model(report.model), self._names.method(report.methods)
-        self._input(model, method, _CODES.get(report.code, UNKNOWN), report.reason)
+        self._input(model, method, code_name(report.code), report.reason)
         work = self._work[model, method]
         work.queue_time.observe(report.queue_time)
         if report.compute_time > 0:

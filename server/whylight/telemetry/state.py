@@ -12,11 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.engine import State
+from whylight.engine.reports import Load
 from whylight.v1 import catalog_pb2
 from whylight.worker.v1 import worker_pb2
 
@@ -35,12 +36,8 @@ class EngineState(Protocol):
         """What there is to offer."""
 
     @property
-    def queued(self) -> int:
-        """How many items wait for a worker."""
-
-    @property
-    def in_flight(self) -> int:
-        """How many items are at workers."""
+    def load(self) -> Load:
+        """What it has before it now."""
 
 
 class Workers:
@@ -86,10 +83,29 @@ class StateCollector(Collector):
         )
 
     def _queue(self) -> Iterator[Metric]:
-        engine, bounds = self._engine, self._bounds
-        yield _value("whylight_queue_inputs", "Inputs that wait for a worker.", engine.queued)
+        load, bounds = self._engine.load, self._bounds
+        yield _value("whylight_queue_inputs", "Inputs that wait for a worker.", load.waiting)
         yield _value("whylight_queue_limit_inputs", "Inputs that may wait.", bounds.max_queued_items)
-        yield _value("whylight_in_flight_inputs", "Inputs that are at workers.", engine.in_flight)
+        yield _value("whylight_queue_evaluations", "Model evaluations that wait for a worker.", load.waiting_cost)
+        yield _value("whylight_queue_limit_evaluations", "Model evaluations that may wait.", bounds.max_queued_cost)
+        yield _value("whylight_queue_bytes", "Bytes of input that wait for a worker.", load.waiting_size)
+        yield _value("whylight_queue_limit_bytes", "Bytes of input that may wait.", bounds.max_queued_bytes)
+        yield _value("whylight_in_flight_inputs", "Inputs that are at workers.", load.in_flight)
+        yield _count(
+            "whylight_plan_cache_lookups",
+            "Plans that were asked for, by whether the front end remembered them (hit) or asked a worker (miss).",
+            "result",
+            hit=load.plan_hits,
+            miss=load.plan_misses,
+        )
+        yield _count(
+            "whylight_response_cache_lookups",
+            "Inputs whose answer was looked for among those that were given before; none without a [response_cache].",
+            "result",
+            hit=load.answer_hits,
+            miss=load.answer_misses,
+        )
+        yield _value("whylight_response_cache_bytes", "Bytes of answers that are kept.", load.answer_size)
 
     def _each_worker(self) -> Iterator[Metric]:
         workers = self._workers
@@ -138,3 +154,10 @@ def _gauge(name: str, help: str, *labels: str) -> GaugeMetricFamily:
 
 def _value(name: str, help: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, help, value=value)
+
+
+def _count(name: str, help: str, label: str, **values: float) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, help, labels=(label,))
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

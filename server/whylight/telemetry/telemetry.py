@@ -18,6 +18,7 @@ from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport
 from whylight.telemetry.calls import Observer
 from whylight.telemetry.endpoint import MayRead, MetricsEndpoint
+from whylight.telemetry.endpoint_tls import EndpointTls
 from whylight.telemetry.loop_delay import LoopDelay
 from whylight.telemetry.metrics import Metrics
 from whylight.telemetry.observers import All, note_queue_time
@@ -104,17 +105,20 @@ class Telemetry:
 
         Raises:
             OSError: the address cannot be listened on.
+            CertificateError: they are to be encrypted, and the certificate cannot be used.
         """
         settings = self._settings.metrics
         if settings.port is None:
             return
         inside = is_loopback(settings.host)
         guard = None if inside or not needs_token else may_read
-        self._endpoint = MetricsEndpoint(self._registry, settings.host, settings.port, guard)
+        files = self._settings.tls
+        tls = EndpointTls(files.certificate, files.key, files.client_ca) if files.certificate and not inside else None
+        self._endpoint = MetricsEndpoint(self._registry, settings.host, settings.port, guard, tls)
         self._loop_delay.start()
         log.info("metrics at %s", self._endpoint.address)
-        if not inside and not needs_token:
-            log.warning("the metrics on %s are open to whoever reaches them: there are no tokens", settings.host)
+        if not inside and not needs_token and not files.client_ca:
+            log.warning("the metrics on %s are OPEN TO THE NETWORK: whoever reaches them may read", settings.host)
 
     async def close(self) -> None:
         """Send the last spans, and stop serving metrics."""
