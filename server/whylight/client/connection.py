@@ -12,6 +12,7 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from whylight.addresses import is_loopback
+from whylight.client.trace_context import trace_context
 from whylight.limits import Limits
 from whylight.v1 import catalog_pb2_grpc, explanation_pb2_grpc
 
@@ -81,10 +82,15 @@ class Connection:
         return list({**dict(CHANNEL_OPTIONS), **dict(self.options)}.items())
 
     def metadata(self) -> list[tuple[str, str | bytes]]:
-        """Return what rides along with a call that begins now; callables are asked each time."""
-        extra = self.extra() if callable(self.extra) else self.extra
+        """Return what rides along with a call that begins now; callables are asked each time.
+
+        The trace of the caller's current span is in it, unless the caller brings a ``traceparent`` of its own.
+        """
+        extra = list(self.extra() if callable(self.extra) else self.extra)
+        if all(key != "traceparent" for key, _ in extra):
+            extra += trace_context()
         if self.token is None:
-            return list(extra)
+            return extra
         token = self.token() if callable(self.token) else self.token
         return [*extra, ("authorization", f"Bearer {token}")]
 
