@@ -10,17 +10,22 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable, Mapping
 
 from whylight.addresses import is_loopback
 from whylight.engine import Bounds, Engine, LocalPool
 from whylight.engine.local_pool import Backoff
+from whylight.engine.model_table import ModelChoice
 from whylight.engine.pool import WorkerStartError
 from whylight.engine.response_cache import ResponseCache
+from whylight.rpc.admin_server import AdminServer
+from whylight.rpc.admin_servicer import AdminServicer
 from whylight.rpc.request_id import current_request_id
 from whylight.rpc.server import RpcServer
-from whylight.security import ANONYMOUS, Scope, TokenFileError, bearer_token, current_caller
+from whylight.security import ANONYMOUS, Access, Scope, TokenFileError, bearer_token, current_caller
 from whylight.security.certificates import CertificateError
 from whylight.settings import ConfigurationError, Settings, load_settings
+from whylight.telemetry.calls import Observer
 from whylight.telemetry.logs import configure_logging
 from whylight.telemetry.telemetry import Telemetry, TelemetryError
 from whylight.v1 import catalog_pb2
@@ -32,6 +37,9 @@ log = logging.getLogger("whylight.serve")
 READY_LINE = "whylight: serving at "
 """What the only line on standard output begins with; the address follows. Whether calls are answered, health tells."""
 
+ADMIN_LINE = "administration at "
+"""What the line of the log begins with that tells where AdminService is; the address follows."""
+
 WORKER_EXIT_SECONDS = 10.0
 """How long an idle worker may take to exit before it is killed."""
 
@@ -41,18 +49,18 @@ else:
     from uvloop import run as run_loop
 
 
-def main(settings: Settings) -> int:
-    """Serve until a signal says otherwise.
+def main(settings: Settings, reread: Callable[[], Settings] = load_settings) -> int:
+    """Serve until a signal says otherwise. `reread` reads the settings again, for what an administrator asks.
 
     Returns the exit code: 0 when every call was answered, 1 when the server could not start or calls were cut off.
     """
     configure_logging(
         settings.server.log_level, settings.logging.format, request_id=current_request_id, caller=_caller_name
     )
-    return run_loop(_serve(settings))
+    return run_loop(_serve(settings, reread))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
     stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
@@ -68,20 +76,29 @@ async def _serve(settings: Settings) -> int:
     kept = settings.response_cache.bytes
     bounds = _bounds(settings)
     engine = Engine(
-        telemetry.watched(pool), bounds, cache=ResponseCache(kept) if kept else None, charge=access.charge_evaluations
+        telemetry.watched(pool),
+        bounds,
+        models=tuple(settings.model_choices().values()),
+        load_timeout=settings.worker.start_timeout_seconds,
+        cache=ResponseCache(kept) if kept else None,
+        charge=access.charge_evaluations,
     )
     telemetry.attach(engine, bounds, lambda: pool.pids)
     try:
         server = RpcServer(settings, engine, access, telemetry.observer)
+        admin = _admin_server(settings, engine, access, telemetry.observer, reread) if settings.admin.enabled else None
     except CertificateError as error:
         log.error("%s", error)
         return 1
     engine.on_state_change(lambda _: server.update_health())
+    engine.on_models_change(server.update_health)
     try:
         telemetry.start(
             lambda header: access.check(bearer_token(header), Scope.METRICS), needs_token=access.needs_token
         )
         address = await server.start()
+        if admin is not None:
+            log.info("%s%s", ADMIN_LINE, await admin.start())
     except OSError as error:
         log.error("%s", error)
         return 1
@@ -93,10 +110,29 @@ async def _serve(settings: Settings) -> int:
         await stop.wait()
     log.info("stopping")
     answered = await server.drain(hurry)
+    if admin is not None:
+        await admin.stop()
     await _stop_workers(engine, pool, hurry, in_order=started and answered)
     await telemetry.close()
     log.info("stopped")
     return 0 if answered and (started or stop.is_set()) else 1
+
+
+def _admin_server(
+    settings: Settings, engine: Engine, access: Access, observer: Observer | None, reread: Callable[[], Settings]
+) -> AdminServer:
+    workers = len(settings.worker.devices)
+
+    def configured() -> Mapping[str, ModelChoice]:
+        choices = reread().model_choices(workers)
+        for choice in choices.values():
+            if strangers := [number for number in choice.workers if number >= workers]:
+                raise ConfigurationError(
+                    f"models: {choice.name!r} is for worker {strangers[0]}; this server was started with {workers}"
+                )
+        return choices
+
+    return AdminServer(settings, AdminServicer(engine.models, configured), access, observer)
 
 
 async def _start(engine: Engine, stop: asyncio.Event) -> bool:
@@ -131,7 +167,7 @@ async def _stop_workers(engine: Engine, pool: LocalPool, hurry: asyncio.Event, *
 
 def _pool(settings: Settings) -> LocalPool:
     # A worker takes the first of its models for the default one.
-    models = sorted(settings.models, key=lambda model: model.name != settings.default_model_name)
+    choices = sorted(settings.model_choices().values(), key=lambda one: one.name != settings.default_model_name)
     worker = settings.worker
     plugins = settings.plugins
     return LocalPool(
@@ -140,7 +176,9 @@ def _pool(settings: Settings) -> LocalPool:
                 device=device,
                 threads=worker.threads or None,
                 decode_threads=worker.decode_threads,
-                models=tuple(model.model_dump(mode="json") for model in models),
+                models=tuple(choice.fields for choice in choices if choice.load and number in choice.workers),
+                warm_up_batches=(1,) if worker.warm_up_batches is None else tuple(worker.warm_up_batches),
+                gpu_warm_up_batches=(settings.batching.max_batch,) if worker.warm_up_batches is None else (),
                 data_sets=settings.data_sets,
                 cache_folder=settings.cache_folder,
                 plugins=PluginChoice(
@@ -151,7 +189,7 @@ def _pool(settings: Settings) -> LocalPool:
                 limits=settings.limits.limits(),
                 log_level=settings.server.log_level.upper(),
             )
-            for device in worker.devices
+            for number, device in enumerate(worker.devices)
         ],
         start_timeout=worker.start_timeout_seconds,
         backoff=Backoff(first=worker.restart_backoff_seconds, most=worker.restart_backoff_max_seconds),
@@ -182,7 +220,10 @@ def _report(catalog: worker_pb2.Ready, devices: list[str]) -> None:
         else:
             log.error("%s is NOT in use: %s", name, plugin.error)
     for model in catalog.models:
-        log.info("model %s (%s) is loaded, digest %s", model.name, model.source, model.digest)
+        if model.state == catalog_pb2.MODEL_STATE_READY:
+            log.info("model %s (%s) is loaded, digest %s", model.name, model.source, model.digest)
+        else:
+            log.info("model %s (%s) is not loaded", model.name, model.source)
     if catalog.native_operators.startswith("yes"):
         log.info("native operators: %s", catalog.native_operators)
     else:

@@ -29,7 +29,11 @@ def catalog() -> worker_pb2.Ready:
         ],
         models=[
             catalog_pb2.Model(
-                name=name, digest=f"digest of {name}", labels=["cat", "dog"], layers=[catalog_pb2.Layer(name="conv")]
+                name=name,
+                digest=f"digest of {name}",
+                labels=["cat", "dog"],
+                layers=[catalog_pb2.Layer(name="conv")],
+                state=catalog_pb2.MODEL_STATE_READY,
             )
             for name in ("one", "two")
         ],
@@ -113,11 +117,13 @@ async def serving(**sections: Any) -> AsyncIterator[Served]:
     server = RpcServer(Settings(**sections), engine)
     address = await server.start()
     server.update_health()
-    async with grpc.aio.insecure_channel(address) as channel:
-        yield Served(server, engine, address, channel)
-    hurry = asyncio.Event()
-    hurry.set()
-    await server.drain(hurry)
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield Served(server, engine, address, channel)
+    finally:
+        hurry = asyncio.Event()
+        hurry.set()
+        await server.drain(hurry)
 
 
 def request(*, classes: tuple[int, ...] = (0,), methods: tuple[str, ...] = ("grad-cam",)) -> v1.ExplainRequest:

@@ -13,7 +13,7 @@ from rpc_serving import FakeEngine, Served, failure_of, request, serving
 from whylight.engine.engine import State
 from whylight.rpc.server import RpcServer
 from whylight.settings import Settings
-from whylight.v1 import explanation_pb2_grpc
+from whylight.v1 import catalog_pb2, explanation_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -38,6 +38,27 @@ async def test_health_follows_the_engine(served: Served, service: str):
         checked = await health(served).Check(health_pb2.HealthCheckRequest(service=service))
         assert checked.status == status
     watch.cancel()
+
+
+async def test_each_model_has_a_health_of_its_own(served: Served):
+    name = "whylight.v1.ExplanationService/two"
+    watch = health(served).Watch(health_pb2.HealthCheckRequest(service=name))
+    later = health(served).Watch(health_pb2.HealthCheckRequest(service="whylight.v1.ExplanationService/three"))
+    assert (await watch.read()).status == SERVING
+    assert (await later.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    served.engine.catalog.models[1].state = catalog_pb2.MODEL_STATE_UNLOADING
+    served.engine.catalog.models.add(name="three", state=catalog_pb2.MODEL_STATE_READY)
+    served.server.update_health()
+    assert (await watch.read()).status == NOT_SERVING
+    assert (await later.read()).status == SERVING
+    for service, status in (("", SERVING), (f"{SERVICES[1]}/one", SERVING), (name, NOT_SERVING)):
+        assert (await health(served).Check(health_pb2.HealthCheckRequest(service=service))).status == status
+    served.set_state(State.UNAVAILABLE)
+    assert (await later.read()).status == NOT_SERVING
+    failure = await failure_of(health(served).Check(health_pb2.HealthCheckRequest(service=f"{SERVICES[1]}/four")))
+    assert failure.reason == "SERVICE_NOT_FOUND"
+    watch.cancel()
+    later.cancel()
 
 
 async def test_a_server_is_not_serving_before_its_models_are_loaded(served: Served):

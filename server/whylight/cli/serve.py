@@ -41,7 +41,7 @@ def command(
         settings = load_settings(config, overrides)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
-    return main(settings)
+    return main(settings, lambda: load_settings(config, overrides))
 
 
 def _model(text: str) -> dict[str, str]:

@@ -158,6 +158,10 @@ class ModelControl:
         self.table.held.get(worker, {}).pop(Version(reply.name, reply.generation), None)
         self.table.notify()
 
+    def closed_error(self) -> WhylightError:
+        """Return what those are told whose change was ended by the end of the server."""
+        return self._closed() if self._closed else Unavailable("the change was ended")
+
     def close(self, error: Callable[[], WhylightError]) -> None:
         """End every change: the workers are gone, or will be."""
         self._closed = error

@@ -34,6 +34,10 @@ EXPLANATION_SERVICE = explanation_pb2.DESCRIPTOR.services_by_name["ExplanationSe
 CATALOG_SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 
 STOP_SECONDS = 1.0
+TURN_AWAY_SECONDS = 0.25
+"""How long calls are turned away after the last open one was answered. A busy client sends its next call at once, and
+one that reaches gRPC while it shuts down is CANCELLED there, which nobody tries again; UNAVAILABLE is."""
+
 """How long a drained server waits for answers to leave, and for idle streams of strangers."""
 
 
@@ -119,8 +123,13 @@ class RpcServer:
         return f"{host}:{port}"
 
     def update_health(self) -> None:
-        """Set health to what the engine says. To be called whenever the engine's state changes."""
-        self._health.set(self._backend.state is State.READY)
+        """Set health to what the engine says. To be called whenever the engine's state, or that of a model, changes."""
+        catalog = self._backend.catalog
+        models = {
+            f"{EXPLANATION_SERVICE}/{model.name}": model.state == catalog_pb2.MODEL_STATE_READY
+            for model in (catalog.models if catalog is not None else ())
+        }
+        self._health.set(self._backend.state is State.READY, models)
 
     async def drain(self, hurry: asyncio.Event) -> bool:
         """Stop, in order: health says so, new calls are turned away, open ones finish, the port is closed.
@@ -138,6 +147,8 @@ class RpcServer:
         if not answered:
             log.warning("%d calls are cut off", self._admission.open_calls)
         self._health.end()
+        if serving:
+            await _unless(hurry, asyncio.sleep(TURN_AWAY_SECONDS))
         await self._server.stop(0 if hurry.is_set() else STOP_SECONDS)
         return answered
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from whylight.models.companion import Companion
-from whylight.models.config import ModelConfig
+from whylight.settings.models import ServedModel
 from whylight.settings.settings import DELIMITER, PREFIX, Settings
 
 if sys.version_info >= (3, 11):
@@ -102,7 +102,7 @@ def _fields_at(place: tuple[int | str, ...]) -> Iterable[str]:
     if not place:
         return Settings.model_fields
     if place[0] == "models":
-        return Companion.model_fields if "companions" in place else ModelConfig.model_fields
+        return Companion.model_fields if "companions" in place else ServedModel.model_fields
     section = Settings.model_fields[str(place[0])].annotation
     return section.model_fields if isinstance(section, type) and issubclass(section, BaseModel) else ()
 

@@ -9,12 +9,14 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from whylight.addresses import is_loopback
-from whylight.models.config import ModelConfig
+from whylight.engine.model_table import ModelChoice
+from whylight.settings.admin import AdminSettings
 from whylight.settings.authentication import AuthenticationSettings
 from whylight.settings.batching import BatchingSettings, QueueSettings
 from whylight.settings.limits import LimitSettings
 from whylight.settings.logging import LoggingSettings
 from whylight.settings.metrics import MetricsSettings
+from whylight.settings.models import ServedModel
 from whylight.settings.open_inference import OpenInferenceSettings
 from whylight.settings.plugins import PluginSettings
 from whylight.settings.response_cache import ResponseCacheSettings
@@ -26,7 +28,7 @@ from whylight.settings.worker import WorkerSettings
 PREFIX = "WHYLIGHT_"
 DELIMITER = "__"
 
-DEFAULT_MODEL = ModelConfig(name="efficientnet-lite0", source="demo:efficientnet-lite0")
+DEFAULT_MODEL = ServedModel(name="efficientnet-lite0", source="demo:efficientnet-lite0")
 """What a server serves when it is told nothing."""
 
 
@@ -40,7 +42,8 @@ class Settings(BaseSettings):
         default_factory=AuthenticationSettings, description="Who may call the server."
     )
     tls: TlsSettings = Field(default_factory=TlsSettings, description="How the port is encrypted.")
-    models: list[ModelConfig] = Field(
+    admin: AdminSettings = Field(default_factory=AdminSettings, description="Where models are changed.")
+    models: list[ServedModel] = Field(
         [DEFAULT_MODEL], min_length=1, description="Models to serve: a [[models]] table for each."
     )
     default_model: str = Field(
@@ -75,6 +78,14 @@ class Settings(BaseSettings):
         """Name of the model that an empty name means."""
         return self.default_model or self.models[0].name
 
+    def model_choices(self, workers: int | None = None) -> dict[str, ModelChoice]:
+        """Return the models as the engine knows them, by name, of a server with so many workers.
+
+        Without a number, it has as many as these settings say.
+        """
+        count = len(self.worker.devices) if workers is None else workers
+        return {model.name: model.choice(count) for model in self.models}
+
     @model_validator(mode="after")
     def _fits_together(self) -> Settings:
         problems = list(_problems(self))
@@ -88,6 +99,7 @@ def _problems(settings: Settings) -> Iterator[str]:
     yield from (f"models: {count} models have the name {name!r}" for name, count in names.items() if count > 1)
     if settings.default_model and settings.default_model not in names:
         yield f"default_model: {settings.default_model!r} is not among the models: {', '.join(names)}"
+    yield from _places(settings)
     yield from _exposure(settings)
     both = set(settings.plugins.only or ()) & set(settings.plugins.block)
     if both:
@@ -106,7 +118,31 @@ def _problems(settings: Settings) -> Iterator[str]:
 
 def _exposure(settings: Settings) -> Iterator[str]:
     tls = settings.tls
+def _places(settings: Settings) -> Iterator[str]:
+    """Say which models are for workers that there are not, and which workers would have none."""
+    count = len(settings.worker.devices)
+    idle = set(range(count))
+    for model in settings.models:
+        numbers = model.choice(count).workers
+        idle.difference_update(numbers)
+        if strangers := [number for number in numbers if number >= count]:
+            yield (
+                f"models: {model.name!r} is for worker {strangers[0]}, and worker.devices has "
+                f"{count}, from 0 to {count - 1}"
+            )
+    yield from (f"models: none is for worker {number} ({settings.worker.devices[number]})" for number in sorted(idle))
+
+
     if bool(tls.certificate) != bool(tls.key):
+    admin = settings.admin
+    if admin.socket and admin.port is not None:
+        yield "admin: either a socket or a port"
+    if admin.port is not None and not settings.authentication.tokens_file:
+        yield "admin.port: whoever reaches it could change the models; set authentication.tokens_file, or admin.socket"
+    if admin.port is not None and not is_loopback(admin.host) and not settings.tls.certificate:
+        yield f"admin.host: tokens would travel to {admin.host} in the clear; set tls.certificate and tls.key"
+    if admin.port and (admin.host, admin.port) == (settings.server.host, settings.server.port):
+        yield "admin.port: it is that of [server]; administration has a port of its own"
         yield "tls: certificate and key come together"
     if tls.client_ca and not tls.certificate:
         yield "tls: client_ca needs a certificate of the server's own"

@@ -17,7 +17,7 @@ def _device(name: str) -> str:
 
 
 class WorkerSettings(Section):
-    """The processes that own the models and run the plugins, one for each device."""
+    """The processes that own the models and run the plugins, one for each entry of devices."""
 
     devices: list[Annotated[str, AfterValidator(_device)]] = Field(
         ["auto"],
@@ -28,7 +28,15 @@ class WorkerSettings(Section):
     threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 means one per core.")
     decode_threads: Positive = Field(2, description="Threads of a worker that decode pictures.")
     start_timeout_seconds: float = Field(
-        600.0, gt=0, allow_inf_nan=False, description="How long a worker may take to load its models."
+        600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a worker may take to load its models at its start, and one of them later.",
+    )
+    warm_up_batches: list[Positive] | None = Field(
+        None,
+        description="Sizes of the batches that a model is tried with before it answers calls, each by grad-cam or what "
+        "suits the model. Unset: 1, and on a GPU batching.max_batch too. Empty: none.",
     )
     restart_backoff_seconds: float = Field(
         0.5, gt=0, le=3600, description="How long to wait before a lost worker is started again."

@@ -36,6 +36,7 @@ class WorkerConfig(BaseModel):
         {}, description="Which version of a model this is, by name; the first where nothing is said."
     )
     warm_up_batches: tuple[int, ...] = Field((), description="Sizes of the batches that each model is warmed up with.")
+    gpu_warm_up_batches: tuple[int, ...] = Field((), description="More of them, where the device is a GPU.")
     data_sets: dict[str, str] = Field({}, description="Folders and zip archives of pictures, by name.")
     cache_folder: str = Field("", description="Where methods keep what they found out about data sets; empty: nowhere.")
     plugins: PluginChoice = PluginChoice()

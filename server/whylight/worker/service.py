@@ -98,7 +98,8 @@ class ExplainerService:
         cache = Path(config.cache_folder) if config.cache_folder else None
         data_sets = DataSets(config.data_sets, cache, config.limits)
         explainer = Explainer({}, plugins.methods, plugins.metrics, limits=config.limits, data_sets=data_sets)
-        shelf = ModelShelf(plugins.sources, device, lambda model: warm_up(explainer, model, config.warm_up_batches))
+        batches = config.warm_up_batches + (config.gpu_warm_up_batches if device.type == "cuda" else ())
+        shelf = ModelShelf(plugins.sources, device, lambda model: warm_up(explainer, model, batches))
         for fields in config.models:
             shelf.load(fields, config.generations.get(str(fields.get("name")), 1))
         ready = ready_to_proto(
