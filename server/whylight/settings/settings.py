@@ -116,8 +116,6 @@ def _problems(settings: Settings) -> Iterator[str]:
             yield f"{low} ({_value(settings, low)}) is above {high} ({_value(settings, high)}): {why}"
 
 
-def _exposure(settings: Settings) -> Iterator[str]:
-    tls = settings.tls
 def _places(settings: Settings) -> Iterator[str]:
     """Say which models are for workers that there are not, and which workers would have none."""
     count = len(settings.worker.devices)
@@ -133,7 +131,7 @@ def _places(settings: Settings) -> Iterator[str]:
     yield from (f"models: none is for worker {number} ({settings.worker.devices[number]})" for number in sorted(idle))
 
 
-    if bool(tls.certificate) != bool(tls.key):
+def _exposure(settings: Settings) -> Iterator[str]:
     admin = settings.admin
     if admin.socket and admin.port is not None:
         yield "admin: either a socket or a port"
@@ -143,6 +141,8 @@ def _places(settings: Settings) -> Iterator[str]:
         yield f"admin.host: tokens would travel to {admin.host} in the clear; set tls.certificate and tls.key"
     if admin.port and (admin.host, admin.port) == (settings.server.host, settings.server.port):
         yield "admin.port: it is that of [server]; administration has a port of its own"
+    tls = settings.tls
+    if bool(tls.certificate) != bool(tls.key):
         yield "tls: certificate and key come together"
     if tls.client_ca and not tls.certificate:
         yield "tls: client_ca needs a certificate of the server's own"
