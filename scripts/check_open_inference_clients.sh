@@ -5,7 +5,7 @@
 #
 # Their pins on protobuf clash with each other's and with ours, hence the environments. They are kept in FOLDER, by default
 # cache/open-inference, where tests/open_inference finds them too; making them takes a minute or two and 600 MB. The server has a
-# tiny network. Fails if anything did not hold. Needs the .venv of `make install`, or PYTHON with whylight in it.
+# tiny network; a second one wants TLS and tokens, for which openssl makes certificates. Fails if anything did not hold. Needs the .venv of `make install`, or PYTHON with whylight in it.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

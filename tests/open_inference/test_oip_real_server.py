@@ -13,7 +13,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from conversations import ENVIRONMENTS, SERVER, converse, python_of
+from conversations import ENVIRONMENTS, SERVER, Guarded, converse, guarded_server, python_of
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from infer_requests import Stub, array, infer, pixels
@@ -175,11 +175,13 @@ def test_a_stream_of_three(stub: Stub):
     assert second.error_message.startswith("MODEL_NOT_FOUND")
 
 
+def run_buf(url: str, message: dict, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [BUF, "curl", "--protocol", "grpc", "-d", json.dumps(message), *options, url]
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=60)
+
+
 def buf(server: RunningServer, method: str, message: dict) -> dict:
-    command = [BUF, "curl", "--protocol", "grpc", "--http2-prior-knowledge", "-d", json.dumps(message)]
-    done = subprocess.run(
-        [*command, f"http://{server.address}/{method}"], capture_output=True, text=True, cwd="/", timeout=60
-    )
+    done = run_buf(f"http://{server.address}/{method}", message, "--http2-prior-knowledge")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -203,6 +205,45 @@ def test_buf_curl_finds_both_services_by_reflection(server: RunningServer):
 def test_a_client_holds_its_conversation(server: RunningServer, client: str):
     if not python_of(client).exists():
         pytest.skip(f"no {client} in {ENVIRONMENTS}; scripts/check_open_inference_clients.sh puts it there")
-    done = converse(client, server.address)
+    done = converse(client, server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall("^ok: ", done.stdout, re.MULTILINE)) > 10
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    with guarded_server(tmp_path_factory.mktemp("guarded")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("client", ["tritonclient", "kserve"])
+def test_a_client_shows_its_token_over_tls(guarded: Guarded, client: str):
+    if not python_of(client).exists():
+        pytest.skip(f"no {client} in {ENVIRONMENTS}; scripts/check_open_inference_clients.sh puts it there")
+    done = converse(client, guarded)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall("^ok: ", done.stdout, re.MULTILINE)) > 5
+
+
+@pytest.mark.skipif(not BUF.exists(), reason="buf is not in this environment (pip install buf-bin)")
+def test_buf_curl_needs_a_token_for_reflection_and_another_scope_for_inference(guarded: Guarded):
+    schema = Path(__file__).parents[2] / "proto"
+
+    def ask(method: str, message: dict, token: str, *, reflect: bool = True) -> subprocess.CompletedProcess[str]:
+        header = f"authorization: Bearer {token}"
+        options = ["--cacert", guarded.ca] + (["--header", header] if token else [])
+        if not reflect:
+            options += ["--schema", schema]
+        elif token:
+            options += ["--reflect-header", header]
+        return run_buf(f"https://{guarded.address}/{oip.SERVICE}/{method}", message, *options)
+
+    described = ask("ModelMetadata", {"name": MODEL}, guarded.catalog)
+    assert json.loads(described.stdout)["name"] == MODEL, described.stderr
+    for token in ("", "whylight_wrong", guarded.explain):
+        assert "failed to find service" in ask("ModelMetadata", {"name": MODEL}, token).stderr
+    codes = {"": "unauthenticated", "whylight_wrong": "unauthenticated", guarded.catalog: "permission_denied"}
+    for token, code in codes.items():
+        refused = ask("ModelInfer", {"model_name": MODEL}, token, reflect=False)
+        assert json.loads(refused.stderr)["code"] == code
+        assert "tiny" not in refused.stderr
