@@ -33,11 +33,11 @@ log = logging.getLogger(__name__)
 EXPLANATION_SERVICE = explanation_pb2.DESCRIPTOR.services_by_name["ExplanationService"].full_name
 CATALOG_SERVICE = catalog_pb2.DESCRIPTOR.services_by_name["CatalogService"].full_name
 
-STOP_SECONDS = 1.0
 TURN_AWAY_SECONDS = 0.25
 """How long calls are turned away after the last open one was answered. A busy client sends its next call at once, and
 one that reaches gRPC while it shuts down is CANCELLED there, which nobody tries again; UNAVAILABLE is."""
 
+STOP_SECONDS = 1.0
 """How long a drained server waits for answers to leave, and for idle streams of strangers."""
 
 
@@ -143,12 +143,12 @@ class RpcServer:
         self._admission.close()
         self._backend.hasten()
         await _unless(hurry, self._admission.wait_idle(), timeout=self._settings.drain_seconds)
+        if serving:
+            await _unless(hurry, asyncio.sleep(TURN_AWAY_SECONDS))
         answered = self._admission.open_calls == 0
         if not answered:
             log.warning("%d calls are cut off", self._admission.open_calls)
         self._health.end()
-        if serving:
-            await _unless(hurry, asyncio.sleep(TURN_AWAY_SECONDS))
         await self._server.stop(0 if hurry.is_set() else STOP_SECONDS)
         return answered
 
