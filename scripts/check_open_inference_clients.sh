@@ -3,9 +3,11 @@
 #
 #   scripts/check_open_inference_clients.sh [--work FOLDER] [--only-install]
 #
-# Their pins on protobuf clash with each other's and with ours, hence the environments. They are kept in FOLDER, by default
-# cache/open-inference, where tests/open_inference finds them too; making them takes a minute or two and 600 MB. The server has a
-# tiny network; a second one wants TLS and tokens, for which openssl makes certificates. Fails if anything did not hold. Needs the .venv of `make install`, or PYTHON with whylight in it.
+# Each registers the protocol's names in its process, where two of them clash, and wants a protobuf older than ours may
+# be: hence the environments. They are kept in FOLDER, by default cache/open-inference, where tests/open_inference finds
+# them too; making them takes a minute or two and 600 MB. One server is open, another wants TLS and tokens (openssl makes
+# its certificates); both have a tiny network. Fails if anything did not hold. Needs the .venv of `make install`, or
+# PYTHON with whylight in it.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
