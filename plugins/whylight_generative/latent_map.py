@@ -52,6 +52,8 @@ class LatentMap(whylight.Inspection):
     reference = "van der Maaten and Hinton, Visualizing Data using t-SNE, JMLR 9, 2008; Pearson, 1901 (PCA)"
     needs = frozenset({whylight.Need.LATENTS})
     stochastic = True
+    takes = ()
+    looks_at_targets = False
     Options = LatentMapOptions
 
     def inspect(

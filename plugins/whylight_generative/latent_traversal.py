@@ -45,6 +45,7 @@ class LatentTraversal(whylight.Inspection):
     name = "latent-traversal"
     reference = "Higgins et al., beta-VAE, ICLR 2017, figures 1 to 3; Liu et al., CVPR 2020, figure 6"
     needs = frozenset({whylight.Need.GRADIENTS, whylight.Need.SPATIAL_LAYER, whylight.Need.LATENTS})
+    takes = ("picture",)
     Options = LatentTraversalOptions
 
     def inspect(

@@ -36,6 +36,8 @@ class Reconstruction(whylight.Inspection):
     name = "reconstruction"
     reference = "Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014"
     needs = frozenset({whylight.Need.LATENTS})
+    takes = ("picture",)
+    looks_at_targets = False
     Options = ReconstructionOptions
 
     def inspect(

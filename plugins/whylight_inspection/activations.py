@@ -37,6 +37,8 @@ class Activations(whylight.Inspection):
     name = "activations"
     reference = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 4"
     needs = frozenset({whylight.Need.SPATIAL_LAYER})
+    takes = ("picture",)
+    looks_at_targets = False
     Options = ActivationsOptions
 
     def inspect(

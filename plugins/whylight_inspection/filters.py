@@ -42,6 +42,8 @@ class Filters(whylight.Inspection):
 
     name = "filters"
     reference = "Krizhevsky, Sutskever and Hinton, ImageNet Classification with Deep CNNs, NIPS 2012, figure 3"
+    takes = ()
+    looks_at_targets = False
     Options = FiltersOptions
 
     def inspect(

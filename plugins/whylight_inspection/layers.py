@@ -19,6 +19,8 @@ class Layers(whylight.Inspection):
     """
 
     name = "layers"
+    takes = ()
+    looks_at_targets = False
 
     def inspect(
         self, subject: whylight.Subject, task: whylight.InspectionTask, options: whylight.PlainOptions

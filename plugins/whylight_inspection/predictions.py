@@ -28,6 +28,8 @@ class Predictions(whylight.Inspection):
     """
 
     name = "predictions"
+    takes = ("pictures+",)
+    looks_at_targets = False
     Options = PredictionsOptions
 
     def inspect(

@@ -56,6 +56,8 @@ class TopPatches(whylight.Inspection):
     name = "top-patches"
     reference = "Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, figure 2"
     needs = frozenset({whylight.Need.GRADIENTS})
+    takes = ()
+    looks_at_targets = False
     Options = TopPatchesOptions
 
     def inspect(

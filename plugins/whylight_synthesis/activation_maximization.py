@@ -70,7 +70,6 @@ class ActivationMaximization(whylight.Synthesis):
     needs = frozenset({whylight.Need.GRADIENTS})
     stochastic = True
     takes = ("start?",)
-    wants_target = True
     Options: ClassVar[type[ActivationMaximizationOptions]] = ActivationMaximizationOptions
 
     def synthesise(
@@ -90,6 +89,10 @@ class ActivationMaximization(whylight.Synthesis):
             stop=self._stop(subject, task, options),
             checks=lambda images: self._checks(subject, task, options, images),
         )
+
+    def takes_target(self, options: ActivationMaximizationOptions) -> bool:
+        """Return whether there is something to be sure of, or to score: a layer is named by an option."""
+        return options.objective != "layer" or options.stop_at is not None
 
     def cost(self, options: ActivationMaximizationOptions) -> float:
         """Return the cost of a pass there and back at every step."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Synthesis,
         Synthesised,
         SynthesisTask,
+        TargetUse,
     )
     from whylight.metric import Curve, Explain, Measured, Metric
     from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
@@ -105,6 +106,7 @@ _HOMES = {
         "Synthesised",
         "Synthesis",
         "SynthesisTask",
+        "TargetUse",
     ),
     "metric": ("Curve", "Explain", "Measured", "Metric"),
     "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
@@ -213,6 +215,7 @@ __all__ = [
     "Synthesised",
     "Table",
     "Target",
+    "TargetUse",
     "Transform",
     "Unsupported",
     "WhylightError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from whylight import in_process
+from whylight.data_set import DataSets
 from whylight.errors import InvalidInput, Violation, WhylightError
 from whylight.explainer.inspecting import Viewing
 from whylight.explainer.inspecting import inspect as look
@@ -31,6 +33,7 @@ from whylight.subject import CancelToken
 from whylight.target import Target
 
 OneTarget: TypeAlias = Target | int | str | None
+Others: TypeAlias = Mapping[str, nn.Module | Model | str]
 
 
 @overload
@@ -49,6 +52,7 @@ def synthesise(
     on_progress: Callable[[SynthesisProgress], None] | None = ...,
     on_preview: Callable[[SynthesisPreview], None] | None = ...,
     preview_interval: int = ...,
+    others: Others | None = ...,
 ) -> SynthesisResult: ...
 
 
@@ -68,6 +72,7 @@ def synthesise(
     on_progress: Callable[[SynthesisProgress], None] | None = ...,
     on_preview: Callable[[SynthesisPreview], None] | None = ...,
     preview_interval: int = ...,
+    others: Others | None = ...,
 ) -> list[SynthesisResult]: ...
 
 
@@ -86,6 +91,7 @@ def synthesise(
     on_progress: Callable[[SynthesisProgress], None] | None = None,
     on_preview: Callable[[SynthesisPreview], None] | None = None,
     preview_interval: int = 0,
+    others: Others | None = None,
 ) -> SynthesisResult | list[SynthesisResult]:
     """Make a picture of what `model` has learned, without a server; for a list of targets, one for each, as one batch.
 
@@ -94,6 +100,8 @@ def synthesise(
     its order, or the only one. `size` is (height, width), that of the model's input unless given; `outputs` are a PNG.
     Without a `seed`, one is drawn for the call; every target gets the same. `on_progress` is called with the first and
     the last step and now and then between them, `on_preview` at every `preview_interval`-th step, for each target.
+    `others` are the second models that methods ask for in their options, by the names that these say: a generator, an
+    expert, a network that judges.
 
     Raises:
         WhylightError: the first thing that went wrong; `violations` name the argument. See `whylight.errors`.
@@ -107,10 +115,11 @@ def synthesise(
         outputs=() if outputs is None else in_process._outputs(outputs),
         size=size,
         pictures=len(given),
-        targeted=all(one is not None for one in wanted),
+        targeted=_all_targeted(wanted),
         top_predictions=top_predictions,
     )
-    known = {opened.name: opened}, {offered.method.name: offered}, opened.name, offered.method.name, _options(options)
+    models = _models(opened, others)
+    known = models, {offered.method.name: offered}, opened.name, offered.method.name, _options(options)
     try:
         plan = plan_synthesis(*known, asked, in_process._LIMITS)
         aims = [one for one in wanted if one is not None]
@@ -148,11 +157,15 @@ def inspect(
     seed: int | None = None,
     device: str | torch.device | None = None,
     on_progress: Callable[[InspectionProgress], None] | None = None,
+    others: Others | None = None,
+    data_sets: Mapping[str, str | Path] | DataSets | None = None,
 ) -> Explanation:
     """Show what `model` sees inside, without a server; the artifacts are under the names that the method gives them.
 
     `model` and `method` are as in `whylight.explain`. `pictures` are the inputs to look at, or the only one; `target`
-    is what to look at, or a list, where the method wants to know. Without a `seed`, one is drawn.
+    is what to look at, or a list, where the method wants to know. Without a `seed`, one is drawn. `others` are as in
+    `whylight.synthesise`. `data_sets` are the folders and zip archives of pictures that the method may look at, by the
+    names that its options say; as a `whylight.DataSets` they may have a folder in which methods keep what they found.
 
     Raises:
         WhylightError: the first thing that went wrong; `violations` name the argument. See `whylight.errors`.
@@ -163,9 +176,8 @@ def inspect(
     opened = in_process._opened(model, device, given)
     offered = _offered(method, Inspection)
     try:
-        plan = plan_inspection(
-            {opened.name: opened}, {offered.method.name: offered}, opened.name, offered.method.name, _options(options)
-        )
+        known = {offered.method.name: offered}, opened.name, offered.method.name, _options(options)
+        plan = plan_inspection(_models(opened, others), *known, _data_sets(data_sets))
         aims = tuple(one for one in wanted if one is not None)
         check_aims(plan, aims, in_process._LIMITS)
         inputs = decode_inputs(plan, _loaded(given), in_process._LIMITS)
@@ -180,6 +192,28 @@ def inspect(
     viewing = Viewing(inputs, aims, drawn, CancelToken(), StepWatcher(tell))
     (found,) = _all(look(plan, viewing), 1, many)
     return found.explanation
+
+
+def _models(opened: Model, others: Others | None) -> dict[str, Model]:
+    """Return the model and those beside it, by the names under which methods ask for them.
+
+    Raises:
+        InvalidInput: one of the others has the model's own name, or is on another device.
+    """
+    models = {opened.name: opened}
+    for name, other in (others or {}).items():
+        if name in models:
+            raise InvalidInput(f"{name!r} is the model itself", field=f"others[{name!r}]")
+        try:
+            models[name] = in_process._opened(other, opened.device)
+        except WhylightError as error:
+            error.violations = (Violation(f"others[{name!r}]", error.message),)
+            raise
+    return models
+
+
+def _data_sets(given: Mapping[str, str | Path] | DataSets | None) -> DataSets:
+    return given if isinstance(given, DataSets) else DataSets(dict(given or {}))
 
 
 def _offered(method: Any, kind: type[Method]) -> OfferedMethod:
@@ -212,6 +246,18 @@ def _targets(target: Any) -> tuple[list[Target | None], bool]:
     if not listed:
         raise InvalidInput("there are no targets; leave them out, or name at least one", field="target")
     return [None if one is None else in_process._target(one) for one in listed], many
+
+
+def _all_targeted(wanted: Sequence[Target | None]) -> bool:
+    """Return whether there are targets.
+
+    Raises:
+        InvalidInput: some are there, and some are None.
+    """
+    missing = [place for place, one in enumerate(wanted) if one is None]
+    if 0 < len(missing) < len(wanted):
+        raise InvalidInput("name a target in each place, or none at all", field=f"target[{missing[0]}]")
+    return not missing
 
 
 def _listed(pictures: Any) -> Sequence[Any]:

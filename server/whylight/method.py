@@ -34,6 +34,15 @@ class Need(enum.Enum):
     GAP_HEAD = "gap-head"  # maps -> global average pooling -> one linear layer -> class scores
 
 
+class TargetUse(enum.Enum):
+    """Whether a call of a method names targets."""
+
+    NONE = "none"  # they are refused
+    OPTIONAL = "optional"  # without one, the method chooses
+    REQUIRED = "required"
+    BY_OPTIONS = "by-options"  # the method's options say whether one is required or refused
+
+
 @dataclass(frozen=True)
 class Presentation:
     """How the map of a method is to be shown.
@@ -108,6 +117,9 @@ class Method(abc.ABC):
     """What it needs of a model."""
     stochastic: ClassVar[bool] = False
     """Whether it draws random numbers (from ``batch.generator`` only)."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """The pictures that it takes, in order, such as ("content", "style"); "start?" may be left out, "pictures+" is one
+    or more, "pictures*" any number."""
     Options: ClassVar[type[PlainOptions]] = PlainOptions
     """What a caller may set."""
 
@@ -115,6 +127,10 @@ class Method(abc.ABC):
     def summary(cls) -> str:
         """Return the first line of the docstring."""
         return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    def target_use(self) -> TargetUse:
+        """Return whether a call names targets."""
+        return TargetUse.OPTIONAL
 
     def cost(self, options: Any) -> float:
         """Return how many model evaluations one input with one target needs; a batch is planned by it."""
@@ -128,6 +144,7 @@ class Method(abc.ABC):
 class Attribution(Method):
     """A method that says why the model answered this for an input."""
 
+    takes: ClassVar[tuple[str, ...]] = ("pictures+",)
     Options: ClassVar[type[Options]] = Options
 
     @abc.abstractmethod
@@ -190,10 +207,18 @@ class Synthesised:
 class Synthesis(Method):
     """A method that makes pictures of what a model has learned."""
 
-    takes: ClassVar[tuple[str, ...]] = ()
-    """The pictures that it takes, in order, such as ("content", "style"); "start?" may be left out."""
     wants_target: ClassVar[bool] = True
-    """Whether the caller must name a target."""
+    """Whether the caller must name a target, where that does not depend on the options; else none is taken."""
+
+    def takes_target(self, options: Any) -> bool:
+        """Return whether the caller must name a target with these options; if not, none is taken."""
+        return self.wants_target
+
+    def target_use(self) -> TargetUse:
+        """Return whether a call names targets; it depends on the options where a method says so by itself."""
+        if type(self).takes_target is not Synthesis.takes_target:
+            return TargetUse.BY_OPTIONS
+        return TargetUse.REQUIRED if self.wants_target else TargetUse.NONE
 
     @abc.abstractmethod
     def synthesise(
@@ -230,6 +255,14 @@ class Inspected:
 
 class Inspection(Method):
     """A method that shows what a model sees inside."""
+
+    takes: ClassVar[tuple[str, ...]] = ("pictures*",)
+    looks_at_targets: ClassVar[bool] = True
+    """Whether it does something with the targets that a caller names."""
+
+    def target_use(self) -> TargetUse:
+        """Return whether a call names targets."""
+        return TargetUse.OPTIONAL if self.looks_at_targets else TargetUse.NONE
 
     @abc.abstractmethod
     def inspect(self, subject: Subject, task: InspectionTask, options: Any) -> Iterator[Progress | Pause | Inspected]:

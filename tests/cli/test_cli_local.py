@@ -158,6 +158,8 @@ def test_local_catalog(whylight_command):
     described = json.loads(whylight_command("methods", "grad-cam", "--json").out)
     assert described["options_schema"]["properties"]["layer"]["default"] == "last-spatial"
     assert "last-spatial" in whylight_command("methods", "grad-cam").out
+    assert "pictures: content, style; target: none" in whylight_command("methods", "style-transfer").out
+    assert "pictures: none; target: none" in whylight_command("methods", "layers").out
     done = whylight_command("methods", "grad-cat")
     assert done.code == 1
     assert "METHOD_NOT_FOUND" in done.err

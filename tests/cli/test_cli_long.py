@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def test_one_target_gives_a_file_and_its_course_a_gif(whylight_command, real: Ru
     assert answer["courses"] == [str(gif)]
     (result,) = answer["results"]
     assert result["explanations"][0]["seed"] == 3
+    assert "map_min" not in result["explanations"][0], "there is no map"
     assert len(result["predictions"]) == 5
 
 
@@ -51,6 +53,23 @@ def test_several_targets_give_a_folder_and_a_failure_an_exit_code(
     assert done.code == 1
     assert "METHOD_FAILED" in done.err
     assert len(list((tmp_path / "made").iterdir())) == 1
+
+
+def test_people_are_told_the_checks_where_there_is_no_map(whylight_command, real: RunningServer):
+    done = whylight_command("synthesize", "brightening", "--server", real.address, "-t", 1)
+    assert (done.code, done.err) == (0, "")
+    assert "checks" in done.out
+    assert re.search(r"mean 0\.\d+", done.out)
+    assert " … " not in done.out
+
+
+def test_what_is_named_for_work_here_is_no_matter_of_a_server(whylight_command, real: RunningServer):
+    for arguments in (("synthesize", "brightening", "--other", "a=vae:128"), ("inspect", "x", "--data-set", "a=/b")):
+        done = whylight_command(*arguments, "--server", real.address)
+        assert done.code == 2
+        assert "a server has its own" in done.err
+    done = whylight_command("inspect", "x", "--data-set", "photos")
+    assert (done.code, "'photos' is not NAME=PATH" in done.err) == (2, True)
 
 
 def test_a_missing_target_is_told(whylight_command, real: RunningServer):

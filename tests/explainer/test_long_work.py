@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import whylight
 from whylight.errors import Cancelled, InvalidInput, MethodFailed, WhylightError
@@ -123,6 +126,95 @@ def test_large_pictures_are_made_a_few_at_a_time_with_the_same_bits(net: ConvGap
     monkeypatch.setattr("whylight.explainer.synthesising.PIXELS_TOGETHER", 1)
     assert len(finish(synthesise(plan, orders(0, 1)), {})) == 2
     assert finish(synthesise(plan, []), {}) == []
+
+
+class Choosy(Climbing):
+    """Climbs a class, or nothing."""
+
+    name = "choosy"
+
+    class Options(whylight.PlainOptions):
+        steps: int = 1
+        of: str = "class"
+
+    def takes_target(self, options: Any) -> bool:
+        if options.of == "broken":
+            raise RuntimeError("a secret of the plugin's")
+        return bool(options.of == "class")
+
+
+class Still(Choosy):
+    """Takes no target, whatever is asked."""
+
+    name = "still"
+    wants_target = False
+    takes_target = whylight.Synthesis.takes_target
+
+
+def test_a_target_is_taken_where_the_options_say_so(net: ConvGapNet):
+    def planned_with(method: whylight.Synthesis, targeted: bool, **options: Any) -> LongPlan:
+        model = wrap_module(net, transform=Transform.plain((16, 24)))
+        offered = {"x": OfferedMethod(method, plugin="", distribution="")}
+        return plan_synthesis({"m": model}, offered, "m", "x", options, Wanted(targeted=targeted), Limits())
+
+    def refusal(method: whylight.Synthesis, targeted: bool, **options: Any) -> str:
+        with pytest.raises(InvalidInput) as refused:
+            planned_with(method, targeted, **options)
+        assert (refused.value.reason, refused.value.violations[0].field) == ("REQUEST_INVALID", "targets")
+        return refused.value.message
+
+    choosy, still, climbing = Choosy(), Still(), Climbing()
+    assert planned_with(choosy, True).targeted
+    assert not planned_with(choosy, False, of="nothing").targeted
+    assert "with these options" in refusal(choosy, False)
+    assert "takes no target with these options" in refusal(choosy, True, of="nothing")
+    assert "takes no target;" in refusal(still, True)
+    assert "name one" in refusal(climbing, False)
+    with pytest.raises(MethodFailed):
+        planned_with(choosy, True, of="broken")
+    uses = [method.target_use() for method in (climbing, still, choosy)]
+    assert uses == [whylight.TargetUse.REQUIRED, whylight.TargetUse.NONE, whylight.TargetUse.BY_OPTIONS]
+
+
+def test_a_layer_is_maximised_without_a_target(net: ConvGapNet):
+    options = {"objective": "layer", "steps": 2}
+    result = whylight.synthesise(net, "activation-maximization", options=options, seed=1, size=(16, 16))
+    assert (result.explanation.target, result.explanation.checks.keys()) == (None, {"excitation_loss"})
+    for target, chosen in ((1, options), (None, {"steps": 2}), (None, {**options, "stop_at": 0.5})):
+        with pytest.raises(InvalidInput) as refused:
+            whylight.synthesise(net, "activation-maximization", target, options=chosen, size=(16, 16))
+        assert refused.value.violations[0].field == "target"
+    with pytest.raises(InvalidInput) as refused:
+        whylight.synthesise(net, "activation-maximization", [1, None], options={"steps": 2})
+    assert refused.value.violations[0].field == "target[1]"
+
+
+def test_an_inspection_says_what_it_takes(net: ConvGapNet):
+    picture = np.zeros((32, 32, 3), np.uint8)
+    for arguments, field, what in (
+        (("layers", picture), "pictures", "takes no pictures; there are 1"),
+        (("activations",), "pictures", "takes picture; there are 0"),
+        (("activations", [picture, picture]), "pictures", "takes picture; there are 2"),
+        (("predictions",), "pictures", "takes pictures (one or more); there are 0"),
+        (("layers", (), 3), "target", "takes no target"),
+    ):
+        with pytest.raises(InvalidInput, match=re.escape(what)) as refused:
+            whylight.inspect(net, *arguments)
+        assert refused.value.violations[0].field == field
+
+
+def test_data_sets_are_named_in_process_too(net: ConvGapNet, tmp_path: Path):
+    for number in range(3):
+        Image.new("RGB", (40, 40), (80 * number, 40, 90)).save(tmp_path / f"{number}.png")
+    options = {"data_set": "mine", "count": 2}
+    found = whylight.inspect(net, "top-patches", options=options, data_sets={"mine": tmp_path})
+    assert {artifact.name for artifact in found.artifacts} == {"patches", "patch-0", "patch-1", "table"}
+    cached = whylight.DataSets({"mine": tmp_path}, tmp_path / "cache")
+    again = whylight.inspect(net, "top-patches", options=options, data_sets=cached)
+    assert found.artifacts == again.artifacts
+    assert any((tmp_path / "cache").rglob("*.npz"))
+    with pytest.raises(whylight.NotFound, match="mine"):
+        whylight.inspect(net, "top-patches", options=options, data_sets={"mined": tmp_path})
 
 
 def test_artifacts_that_are_too_large_are_refused_before_any_is_made(net: ConvGapNet):

@@ -248,6 +248,28 @@ def test_a_synthesis_explains_nothing(client: whylight.Client):
     assert "Synthesize" in refused.value.message
 
 
+def test_the_catalog_says_what_a_call_gives(client: whylight.Client):
+    said = {method.name: (method.target_use, method.pictures) for method in client.methods()}
+    assert said["brightening"] == ("required", ("start?",))
+    assert said["activation-maximization"] == ("by-options", ("start?",))
+    assert said["style-transfer"] == ("none", ("content", "style"))
+    assert said["counting"] == ("optional", ("pictures*",))
+    assert said["quick"] == ("optional", ("pictures+",))
+    method = client.method("style-transfer")
+    assert (method.target_use, method.pictures) == said["style-transfer"]
+
+
+def test_a_target_where_none_is_taken_is_refused(client: whylight.Client):
+    with pytest.raises(InvalidInput) as refused:
+        list(client.synthesize("texture-synthesis", 1, pictures=[PIXELS]))
+    assert [violation.field for violation in refused.value.violations] == ["targets"]
+    with pytest.raises(InvalidInput) as refused:
+        list(client.synthesize("activation-maximization", 1, options={"objective": "layer"}))
+    assert [violation.field for violation in refused.value.violations] == ["targets"]
+    *_, made = client.synthesize("activation-maximization", options={"objective": "layer", "steps": 1}, size=(16, 16))
+    assert made.explanation.target is None
+
+
 def test_an_inspection_is_served(client: whylight.Client):
     *news, result = client.inspect("counting", [PIXELS, PIXELS[::-1]], target=[3, 4], progress_interval=0.0)
     steps = [(one.step, one.total_steps) for one in news]  # what is newer takes the place of what was not read yet

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import whylight
 from whylight.errors import InvalidInput, NotFound, Unsupported
 from whylight.explainer.long_plan import Wanted, plan_synthesis
 from whylight.explainer.synthesising import Order, synthesise
@@ -116,6 +117,21 @@ def test_an_expert_makes_pictures_likelier(classifier, expert):
     assert bool((densities[0.03] > densities[0.0] + 5).all())
     assert made.checks["probability"].min() > 0.9
     assert set(steps[0].losses) == {"log_probability", "log_density"}
+
+
+def test_second_models_are_named_in_process_too(classifier, generator):
+    options = {**CODE, "steps": 2}
+    _, made = run_synthesis(ActivationMaximizationCode, classifier, [3], options, others=[generator], seeds=[5])
+    asked = {"options": options, "seed": 5, "outputs": [whylight.MapOutput("raw")]}
+    result = whylight.synthesise(
+        classifier, "activation-maximization-code", 3, others={"digit-generator": generator}, **asked
+    )
+    assert np.array_equal(result.explanation.map, made.images[0].numpy())
+    with pytest.raises(NotFound, match="digit-generator"):
+        whylight.synthesise(classifier, "activation-maximization-code", 3, others={"another": generator}, **asked)
+    with pytest.raises(InvalidInput) as told:
+        whylight.synthesise(classifier, "activation-maximization-code", 3, others={classifier.name: generator}, **asked)
+    assert told.value.violations[0].field == f"others[{classifier.name!r}]"
 
 
 def test_models_that_do_not_fit_are_refused(classifier, generator, expert):

@@ -37,11 +37,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one picture: either of the two."""
+    """What came of one picture: either of the two. `maps` says whether it was explained, and not made, by maps."""
 
     image: str
     explained: Explained | None = None
     error: WhylightError | None = None
+    maps: bool = True
 
 
 def explain_here(task: Task, device: str | None) -> list[Answer]:

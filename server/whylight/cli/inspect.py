@@ -12,7 +12,9 @@ from whylight.cli.parameters import (
     as_dictionary,
     json_option,
     model_option,
+    named_option,
     options_option,
+    other_option,
     server_options,
     target_option,
 )
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of stochastic methods.")
 @server_options()
 @click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
+@other_option
+@named_option(
+    "--data-set", "NAME=PATH", "Folder or zip archive of pictures that a method's options name; without --server only."
+)
 @json_option
 def command(
     method: str,
@@ -46,6 +52,8 @@ def command(
     tls: bool,
     ca: str | None,
     device: str | None,
+    other: dict[str, str],
+    data_set: dict[str, str],
     as_json: bool,
 ) -> None:
     """Show what a model sees inside, here or on a server.
@@ -53,12 +61,15 @@ def command(
     \b
     whylight inspect layers
     whylight inspect activations cat.jpg -O layer=blocks.4 -o folder
+    whylight inspect top-patches -O data_set=photos --data-set photos=pictures/ -o folder
     """
     from whylight.cli import long_work, printing
 
-    if server and device:
-        raise click.UsageError("--device is for work done here; a server has its own devices")
-    task = long_work.LongTask(method, targets, images, model, as_dictionary(options), seed)
+    if server and (device or other or data_set):
+        raise click.UsageError(
+            "--device, --other and --data-set are for work done here; a server has its own devices, models and data"
+        )
+    task = long_work.LongTask(method, targets, images, model, as_dictionary(options), seed, other, data_set)
     found = long_work.inspect(task, long_work.Place(server, tls, ca, device))
     files = _save(found, Path(out)) if out else {}
     if as_json:

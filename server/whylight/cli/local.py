@@ -109,6 +109,8 @@ def _method(offered: OfferedMethod) -> MethodInfo:
         method.reference,
         offered.plugin,
         method.Options.model_json_schema(),
+        method.target_use().value,
+        method.takes,
     )
 
 

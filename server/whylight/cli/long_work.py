@@ -37,7 +37,10 @@ class Place:
 
 @dataclass(frozen=True)
 class LongTask:
-    """What is to be made, or looked at. `size` is (height, width); the last four belong to a synthesis."""
+    """What is to be made, or looked at. `size` is (height, width), and with what follows belongs to a synthesis.
+
+    `others` are sources of further models, and `data_sets` folders and archives, by name, for work that is done here.
+    """
 
     method: str
     targets: Sequence[Target]
@@ -45,6 +48,8 @@ class LongTask:
     model: str
     options: Mapping[str, Any]
     seed: int | None
+    others: Mapping[str, str] = field(default_factory=dict)
+    data_sets: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     outputs: Sequence[Output] = ()
     preview_interval: int = 0
@@ -68,7 +73,7 @@ def synthesise(task: LongTask, place: Place) -> Made:
     """
     made = Made()
     names = [str(index) for index in range(max(1, len(task.targets)))]
-    opened: Any = None if place.server else _open(task, place)
+    opened, others = _open(task, place)
     with printing.bars(task.method, names) as bars:
 
         def take(event: Any) -> None:
@@ -110,6 +115,7 @@ def synthesise(task: LongTask, place: Place) -> Made:
                 on_progress=take,
                 on_preview=take,
                 preview_interval=task.preview_interval,
+                others=others,
             ):
                 take(result)
     made.outcomes.sort(key=lambda outcome: outcome.target_index)
@@ -123,7 +129,7 @@ def inspect(task: LongTask, place: Place) -> Explanation:
         WhylightError: it failed.
         ModuleNotFoundError: it is to be done here, and the extra `server` is not installed.
     """
-    opened: Any = None if place.server else _open(task, place)
+    opened, others = _open(task, place)
     with printing.bars(task.method, [task.method]) as bars:
 
         def tell(event: InspectionProgress) -> None:
@@ -138,6 +144,8 @@ def inspect(task: LongTask, place: Place) -> Explanation:
                 options=task.options,
                 seed=task.seed,
                 on_progress=tell,
+                others=others,
+                data_sets=task.data_sets,
             )
         with connect(place.server, place.tls, place.ca) as client:
             for event in client.inspect(
@@ -154,7 +162,11 @@ def inspect(task: LongTask, place: Place) -> Explanation:
     raise InternalError("the server ended an inspection without a result", reason="RESPONSE_INVALID")
 
 
-def _open(task: LongTask, place: Place) -> Any:
+def _open(task: LongTask, place: Place) -> tuple[Any, dict[str, Any]]:
+    """Return the model, and those beside it by name; nothing where a server does the work."""
+    if place.server:
+        return None, {}
     model = task.model or DEFAULT_MODEL
     with printing.waiting(f"opening {model}"):
-        return open_here(model, place.device)
+        opened = open_here(model, place.device)
+        return opened, {name: open_here(source, place.device) for name, source in task.others.items()}

@@ -33,9 +33,20 @@ def command(name: str | None, server: str | None, tls: bool, ca: str | None, as_
         _describe(found[0])
     else:
         rows = [
-            (method.name, method.version, method.plugin, ", ".join(method.needs), method.summary) for method in found
+            (
+                method.name,
+                method.version,
+                method.kind,
+                method.plugin,
+                ", ".join(method.pictures),
+                method.target_use,
+                ", ".join(method.needs),
+                method.summary,
+            )
+            for method in found
         ]
-        printing.print_table(("method", "version", "plugin", "needs", "summary"), rows)
+        headings = ("method", "version", "kind", "plugin", "pictures", "target", "needs", "summary")
+        printing.print_table(headings, rows)
 
 
 def _without_schema(method: MethodInfo) -> dict[str, object]:
@@ -50,6 +61,8 @@ def _describe(method: MethodInfo) -> None:
         click.echo(method.reference)
     if method.needs:
         click.echo(f"needs {', '.join(method.needs)}")
+    if method.target_use:  # an older server says nothing of it
+        click.echo(f"pictures: {', '.join(method.pictures) or 'none'}; target: {method.target_use}")
     click.echo()
     rows = []
     for name, schema in method.options_schema.get("properties", {}).items():

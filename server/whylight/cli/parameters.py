@@ -158,6 +158,24 @@ options_option = click.option(
     multiple=True,
     help="Option of the methods; the value is read as JSON, or else as text. Repeatable.",
 )
+
+
+def named_option(flag: str, metavar: str, help: str) -> Callable[[Command], Command]:
+    """Return an option that is read as ``NAME=VALUE`` and gives a dictionary of all that were given."""
+
+    def read(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+        pairs = [value.partition("=") for value in values]
+        for name, sign, rest in pairs:
+            if not (name and sign and rest):
+                raise click.BadParameter(f"{name + sign + rest!r} is not {metavar}")
+        return {name: rest for name, _, rest in pairs}
+
+    return click.option(flag, multiple=True, metavar=metavar, callback=read, help=help)
+
+
+other_option = named_option(
+    "--other", "NAME=SOURCE", "Second model that a method's options name; without --server only. Repeatable."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 

@@ -100,7 +100,7 @@ def answer_of(outcome: SynthesisResult | SynthesisFailure, name: str) -> Answer:
         return Answer(name, error=outcome.error)
     picture = outcome.explanation.picture
     size = (picture.width, picture.height)
-    return Answer(name, Explained(outcome.predictions, (outcome.explanation,), size, size))
+    return Answer(name, Explained(outcome.predictions, (outcome.explanation,), size, size), maps=False)
 
 
 def print_answers(answers: Sequence[Answer], saved: Mapping[tuple[int, int], Path]) -> None:
@@ -126,7 +126,7 @@ def print_answers(answers: Sequence[Answer], saved: Mapping[tuple[int, int], Pat
                 "method",
                 "target",
                 "score",
-                "map",
+                "map" if answer.maps else "checks",
                 *(["box"] if _has_boxes(answer) else []),
                 *(["file"] if saved else []),
             ),
@@ -134,8 +134,8 @@ def print_answers(answers: Sequence[Answer], saved: Mapping[tuple[int, int], Pat
                 (
                     explanation.method,
                     target_text(explanation),
-                    explanation.target_score,
-                    f"{explanation.map_min:.3g} … {explanation.map_max:.3g}",
+                    explanation.target_score if explanation.target else "",
+                    _map_text(explanation) if answer.maps else _check_text(explanation),
                     *([_box_text(explanation)] if _has_boxes(answer) else []),
                     *([str(saved.get((index, number), ""))] if saved else []),
                 )
@@ -157,6 +157,8 @@ _TARGET_TEXT = 80
 def target_text(explanation: Explanation) -> str:
     """Return a target as a person reads it: its label and index, or what it points at."""
     kind, value = next(iter(_target_as_json(explanation).items()), ("", ""))
+    if not kind:
+        return ""
     if kind != "class_index":
         text = f"{kind} {value}"  # of a mask or an embedding, not all of it
         return text if len(text) <= _TARGET_TEXT else f"{text[: _TARGET_TEXT - 1]}…"
@@ -181,8 +183,7 @@ def _answer_as_json(answer: Answer, index: int, saved: Mapping[tuple[int, int], 
                 "target": _target_as_json(explanation),
                 "target_label": explanation.target_label,
                 "target_score": explanation.target_score,
-                "map_min": explanation.map_min,
-                "map_max": explanation.map_max,
+                **({"map_min": explanation.map_min, "map_max": explanation.map_max} if answer.maps else {}),
                 "checks": dict(explanation.checks),
                 "seed": explanation.seed,
                 "execution": vars(explanation.execution),
@@ -227,6 +228,14 @@ def _mask_path(path: Path) -> Path:
 def _has_boxes(answer: Answer) -> bool:
     explanations = answer.explained.explanations if answer.explained else ()
     return any(isinstance(artifact, Boxes) for explanation in explanations for artifact in explanation.artifacts)
+
+
+def _map_text(explanation: Explanation) -> str:
+    return f"{explanation.map_min:.3g} … {explanation.map_max:.3g}"
+
+
+def _check_text(explanation: Explanation) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in explanation.checks.items())
 
 
 def _box_text(explanation: Explanation) -> str:

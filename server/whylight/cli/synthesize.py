@@ -13,6 +13,7 @@ from whylight.cli.parameters import (
     json_option,
     model_option,
     options_option,
+    other_option,
     server_options,
     target_option,
 )
@@ -51,6 +52,7 @@ def read_size(text: str) -> tuple[int, int]:
 @click.option("--top", type=click.IntRange(0), default=5, show_default=True, help="How many predictions to show.")
 @server_options()
 @click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
+@other_option
 @json_option
 def command(
     method: str,
@@ -68,6 +70,7 @@ def command(
     tls: bool,
     ca: str | None,
     device: str | None,
+    other: dict[str, str],
     as_json: bool,
 ) -> int:
     """Make pictures of what a model has learned, here or on a server.
@@ -79,8 +82,8 @@ def command(
     from whylight.cli import long_work, printing, saving
     from whylight.outputs import PictureOutput
 
-    if server and device:
-        raise click.UsageError("--device is for work done here; a server has its own devices")
+    if server and (device or other):
+        raise click.UsageError("--device and --other are for work done here; a server has its own devices and models")
     place = saving.place_for(out, count=max(1, len(targets)))
     task = long_work.LongTask(
         method=method,
@@ -89,6 +92,7 @@ def command(
         model=model,
         options=as_dictionary(options),
         seed=seed,
+        others=other,
         size=size,
         outputs=[PictureOutput(format=place.format)] if place else [PictureOutput()],
         preview_interval=every if gif else 0,

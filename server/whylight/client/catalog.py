@@ -15,7 +15,12 @@ from whylight.wire import struct_to_dict
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """A method. `kind` is attribution, synthesis or inspection; `options_schema` (JSON schema) is left out of lists."""
+    """A method. `kind` is attribution, synthesis or inspection; `options_schema` (JSON schema) is left out of lists.
+
+    `target_use` says whether a call names targets: none (they are refused), optional, required, or by-options.
+    `pictures` are those that a call gives, in order: "start?" may be left out, "pictures+" is one or more, "pictures*"
+    any number.
+    """
 
     name: str
     summary: str
@@ -25,6 +30,8 @@ class MethodInfo:
     reference: str
     plugin: str
     options_schema: Mapping[str, Any] = field(default_factory=dict)
+    target_use: str = ""
+    pictures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,14 @@ def method_from_proto(message: pb.Method) -> MethodInfo:
         message.reference,
         message.plugin,
         struct_to_dict(message.options_schema, "options_schema"),
+        _word(pb.TargetUse, message.target_use, "TARGET_USE_").replace("_", "-"),
+        tuple(map(_picture, message.pictures)),
     )
+
+
+def _picture(message: pb.TakenPicture) -> str:
+    how = {(True, True): "*", (False, True): "+", (True, False): "?"}
+    return message.name + how.get((message.optional, message.several), "")
 
 
 def metric_from_proto(message: pb.Metric) -> MetricInfo:

@@ -15,10 +15,11 @@ from whylight.decode import DecodedInput, decode_image, decode_pixels, decode_te
 from whylight.errors import InvalidInput, Unsupported, Violation, WhylightError
 from whylight.explainer.inputs import decode_input, fit_picture
 from whylight.explainer.inspecting import check_sizes
-from whylight.explainer.long_plan import LongPlan
+from whylight.explainer.long_plan import LongPlan, check_count
 from whylight.explainer.plan import ExplanationPlan
 from whylight.explainer.targets import check_targets
 from whylight.limits import Limits
+from whylight.method import Inspection, TargetUse
 from whylight.outputs import MapOutput
 from whylight.target import Contrast, Rank, Similarity, Target
 
@@ -55,8 +56,9 @@ def decode_inputs(
 
     Raises:
         InvalidInput, Unsupported: as `decode_input`, with paths that begin with ``inputs[i]``; or they are not all of
-            one size.
+            one size, or not as many as the method takes.
     """
+    check_count(plan.method, len(data))
     plain = ExplanationPlan(plan.model, (), (MapOutput(),), 0)
     inputs = []
     for index, one in enumerate(data):
@@ -70,11 +72,15 @@ def decode_inputs(
 
 
 def check_aims(plan: LongPlan, targets: Sequence[Target], limits: Limits) -> None:
-    """Refuse targets that the model has not, or that only an input has. Field paths begin with ``input.targets[j]``.
+    """Refuse targets that the model has not, that only an input has, or of which an inspection makes nothing.
+
+    Field paths begin with ``input.targets``.
 
     Raises:
         WhylightError: as `check_targets`.
     """
+    if targets and isinstance(plan.method, Inspection) and plan.method.target_use() is TargetUse.NONE:
+        raise InvalidInput(f"the method {plan.method.name!r} takes no target; leave it out", field="input.targets")
     check_targets(plan.model, targets, limits)
     for place, target in enumerate(targets):
         parts = (target.positive, target.negative) if isinstance(target, Contrast) else (target,)

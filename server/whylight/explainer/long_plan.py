@@ -12,7 +12,7 @@ import numpy as np
 from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.errors import InvalidInput, Unsupported, WhylightError
 from whylight.explainer.plan import method_failed, missing_needs, not_found, other_question
-from whylight.method import Inspection, Synthesis
+from whylight.method import Inspection, Synthesis, TargetUse
 from whylight.options import PlainOptions, parse_options
 from whylight.outputs import MapOutput, Output, PictureOutput, check_outputs
 
@@ -73,8 +73,9 @@ def plan_synthesis(
 
     Raises:
         NotFound: MODEL_NOT_FOUND, METHOD_NOT_FOUND.
-        InvalidInput: OPTION_INVALID, OUTPUT_INVALID; no target, or not the pictures that the method takes
-            (REQUEST_INVALID); a size, or artifacts of one picture together, beyond the limits (OUTPUT_TOO_LARGE).
+        InvalidInput: OPTION_INVALID, OUTPUT_INVALID; no target where the method makes pictures of targets, a target
+            where it takes none, or not the pictures that it takes (REQUEST_INVALID); a size, or artifacts of one
+            picture together, beyond the limits (OUTPUT_TOO_LARGE).
         Unsupported: METHOD_UNSUPPORTED: the model lacks something or takes companions, or the method is no synthesis.
         MethodFailed: the plugin failed to say what the method costs.
     """
@@ -88,9 +89,9 @@ def plan_synthesis(
             f"the model {model_name!r} takes {', '.join(model.companions)} besides pictures, and a synthesis has none",
             field="model",
         )
-    if method.wants_target and not wanted.targeted:
-        raise InvalidInput(f"the method {method_name!r} makes pictures of targets; name one", field="targets")
-    _check_count(method, wanted.pictures)
+    parsed, cost = _priced(offered, options)
+    _check_targets(offered, parsed, given=wanted.targeted)
+    check_count(method, wanted.pictures)
     size = wanted.size or model.input_size
     if not all(side >= 1 for side in size) or size[0] * size[1] > limits.synthesis_pixels:
         raise InvalidInput(
@@ -108,7 +109,6 @@ def plan_synthesis(
             reason="OUTPUT_TOO_LARGE",
             field="outputs",
         )
-    parsed, cost = _priced(offered, options)
     cost *= size[0] * size[1] / (model.input_size[0] * model.input_size[1])
     return LongPlan(
         model, offered, method, parsed, outputs, size, wanted.targeted, wanted.top_predictions, cost, models
@@ -147,10 +147,32 @@ def _found(
     return models[model_name], methods[method_name]
 
 
-def _check_count(method: Synthesis, count: int) -> None:
-    least = sum(not name.endswith("?") for name in method.takes)
-    if not least <= count <= len(method.takes):
-        names = ", ".join(f"{name[:-1]} (may be left out)" if name.endswith("?") else name for name in method.takes)
+def _check_targets(offered: OfferedMethod, options: PlainOptions, *, given: bool) -> None:
+    method = offered.method
+    assert isinstance(method, Synthesis)
+    try:
+        wanted = bool(method.takes_target(options))
+    except Exception as error:
+        raise method_failed(offered, "failed while it was planned") from error
+    depends = " with these options" if method.target_use() is TargetUse.BY_OPTIONS else ""
+    if wanted and not given:
+        raise InvalidInput(f"the method {method.name!r} makes pictures of targets{depends}; name one", field="targets")
+    if given and not wanted:
+        raise InvalidInput(f"the method {method.name!r} takes no target{depends}; leave it out", field="targets")
+
+
+def check_count(method: Synthesis | Inspection, count: int) -> None:
+    """Refuse any other number of pictures than the method takes.
+
+    Raises:
+        InvalidInput: there are too few, or too many (REQUEST_INVALID, at "inputs").
+    """
+    taken = [(name.rstrip("?+*"), name[-1]) for name in method.takes]
+    least = sum(how not in "?*" for _, how in taken)
+    most = math.inf if any(how in "+*" for _, how in taken) else len(taken)
+    if not least <= count <= most:
+        words = {"?": " (may be left out)", "+": " (one or more)", "*": " (any number)"}
+        names = ", ".join(f"{name}{words.get(how, '')}" for name, how in taken)
         raise InvalidInput(
             f"the method {method.name!r} takes {names or 'no pictures'}; there are {count}", field="inputs"
         )

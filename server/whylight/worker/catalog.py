@@ -77,6 +77,11 @@ def method_to_proto(offered: OfferedMethod) -> v1.Method:
         needs=sorted(need.value for need in method.needs),
         reference=method.reference,
         plugin=offered.plugin,
+        target_use=f"TARGET_USE_{method.target_use().name}",
+        pictures=[
+            v1.TakenPicture(name=taken.rstrip("?+*"), optional=taken[-1] in "?*", several=taken[-1] in "+*")
+            for taken in method.takes
+        ],
     )
     _put_schema(message, method.Options)
     return message
