@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
     from whylight.options import LAST_SPATIAL, Layer, Options, PlainOptions
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, PictureFormat, PictureOutput, PictureStyle
+    from whylight.priority import Priority
     from whylight.profile import PROFILES, Profile
     from whylight.subject import Altered, BackwardRule, DeconvnetRelu, FunctionCall, GuidedRelu, Subject
     from whylight.target import (
@@ -112,6 +113,7 @@ _HOMES = {
     "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
     "options": ("LAST_SPATIAL", "Layer", "Options", "PlainOptions"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "MaskOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
+    "priority": ("Priority",),
     "profile": ("PROFILES", "Profile"),
     "subject": ("Altered", "BackwardRule", "DeconvnetRelu", "FunctionCall", "GuidedRelu", "Subject"),
     "target": (
@@ -198,6 +200,7 @@ __all__ = [
     "Points",
     "Prediction",
     "Presentation",
+    "Priority",
     "Profile",
     "Progress",
     "Rank",

@@ -80,6 +80,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         bounds,
         models=tuple(settings.model_choices().values()),
         load_timeout=settings.worker.start_timeout_seconds,
+        stuck_after=settings.worker.stuck_after_seconds,
         cache=ResponseCache(kept) if kept else None,
         charge=access.charge_evaluations,
     )
@@ -206,6 +207,11 @@ def _bounds(settings: Settings) -> Bounds:
         max_queued_items=queue.items,
         max_queued_cost=queue.cost,
         max_queued_bytes=queue.bytes,
+        max_call_seconds=queue.call_seconds,
+        bulk_share=queue.bulk_share,
+        long_call_cost=settings.long_work.call_cost,
+        long_queued_cost=settings.long_work.queue_cost,
+        long_call_seconds=settings.long_work.call_seconds,
     )
 
 

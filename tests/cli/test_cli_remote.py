@@ -11,6 +11,7 @@ import whylight.client
 from whylight.cli import printing
 from whylight.errors import Overloaded
 from whylight.target import ClassIndex, ClassLabel, Latent, Neuron, OutputIndex, Rank
+from whylight.v1.explanation_pb2 import PRIORITY_BULK
 from whylight.wire import outputs_from_proto, struct_to_dict, targets_from_proto
 
 
@@ -19,6 +20,7 @@ def test_explain_writes_one_picture_and_prints_tables(whylight_command, server, 
     done = whylight_command(
         "explain", picture, "--server", server.address, "-o", out, "--style", "map", "--colour-map", "bwr",
         "--canvas", "original", "--boxes", "-t", 3, "-O", "layer=conv", "-O", "steps=50", "--seed", 9, "-m", "fake",
+        "--priority", "bulk",
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert out.read_bytes()
@@ -27,6 +29,7 @@ def test_explain_writes_one_picture_and_prints_tables(whylight_command, server, 
     assert str(out) in done.out
     (request,) = server.requests
     assert request.model == "fake"
+    assert request.priority == PRIORITY_BULK
     assert struct_to_dict(request.methods[0].options) == {"layer": "conv", "steps": 50}
     assert request.methods[0].seed == 9
     drawn, boxes = outputs_from_proto(request.outputs)

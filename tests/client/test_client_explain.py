@@ -10,6 +10,8 @@ from PIL import Image
 
 import whylight
 from whylight.client import Input, MethodCall, Request
+from whylight.client.evaluations import build_evaluation
+from whylight.client.long_requests import LongRequest, build_inspection
 from whylight.client.requests import build_request
 from whylight.errors import InvalidInput, MethodFailed, NotFound
 from whylight.target import ClassIndex, ClassLabel, Neuron, Rank
@@ -199,3 +201,24 @@ def test_targets_as_people_write_them():
         "rank",
         "neuron",
     ]
+
+
+@pytest.mark.parametrize("given", ["bulk", whylight.Priority.BULK])
+async def test_a_priority_is_sent_in_each_kind_of_call(any_client, server, given):
+    await any_client.explain(PIXELS, priority=given)
+    assert server.requests[-1].priority == pb.PRIORITY_BULK
+    await any_client.explain(PIXELS)
+    assert server.requests[-1].priority == pb.PRIORITY_UNSPECIFIED
+    with pytest.raises(InvalidInput) as caught:
+        await any_client.explain(PIXELS, priority="urgent")
+    assert caught.value.violations[0].field == "priority"
+    assert build_request(Request(PIXELS, priority=given)).priority == pb.PRIORITY_BULK
+    metric = whylight.client.MetricCall("insertion")
+    assert build_evaluation(Request(PIXELS, priority=given), metric, None).priority == pb.PRIORITY_BULK
+    long = LongRequest("m", priority=given)
+    assert build_inspection(long, max_bytes=10**6).priority == pb.PRIORITY_BULK
+
+
+async def test_a_stream_sends_the_priority_of_each_of_its_requests(client, server):
+    list(client.explain_many([PIXELS], priority="bulk"))
+    assert server.requests[-1].priority == pb.PRIORITY_BULK

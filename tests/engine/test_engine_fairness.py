@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whylight.engine import Bounds, Engine, Work
-from whylight.engine.ticket import Priority
 from whylight.errors import DeadlineExceeded
+from whylight.priority import Priority
 from whylight.v1 import explanation_pb2 as v1
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.scheduler import CloseReason, Scheduler, Slot
-from whylight.engine.ticket import Priority, Ticket
+from whylight.engine.ticket import Ticket
 from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
+from whylight.priority import Priority
 
 
 def busy(queue: object) -> Slot:

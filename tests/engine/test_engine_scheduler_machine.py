@@ -10,8 +10,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.scheduler import CloseReason, FormedBatch, Scheduler, Slot
-from whylight.engine.ticket import Priority, Ticket
+from whylight.engine.ticket import Ticket
 from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
+from whylight.priority import Priority
 
 BOUNDS = Bounds(
     max_batch_items=4,

@@ -9,6 +9,7 @@ import click
 from whylight.cli.parameters import (
     json_option,
     model_option,
+    priority_option,
     read_key_value,
     server_options,
     target_option,
@@ -76,6 +77,7 @@ def read_option(text: str) -> tuple[str, str, Any]:
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of stochastic methods and metrics.")
 @server_options()
+@priority_option
 @click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
 @json_option
 def command(

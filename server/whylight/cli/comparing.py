@@ -15,7 +15,7 @@ from whylight.cli import printing, saving
 from whylight.cli.explaining import Answer, open_here
 from whylight.cli.failing import describe
 from whylight.cli.local import DEFAULT_MODEL
-from whylight.cli.parameters import connect
+from whylight.cli.parameters import connect, given_priority
 from whylight.errors import WhylightError
 from whylight.evaluation import Evaluation
 from whylight.outputs import Canvas, Output, PictureOutput
@@ -93,6 +93,7 @@ def evaluate_there(task: Task, server: str, tls: bool, ca: str | None, *, pictur
             model=task.model,
             target=list(task.targets) or None,
             outputs=_outputs(pictures),
+            priority=given_priority(),
         )
 
 

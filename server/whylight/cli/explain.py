@@ -14,6 +14,7 @@ from whylight.cli.parameters import (
     method_option,
     model_option,
     options_option,
+    priority_option,
     server_options,
     target_option,
 )
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of stochastic methods.")
 @click.option("--top", type=click.IntRange(0), default=5, show_default=True, help="How many predictions to show.")
 @server_options()
+@priority_option
 @click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
 @json_option
 def command(

@@ -11,7 +11,7 @@ from typing import Any, cast
 import whylight
 from whylight.cli import printing
 from whylight.cli.local import DEFAULT_MODEL
-from whylight.cli.parameters import connect
+from whylight.cli.parameters import connect, given_priority
 from whylight.client import Client, Input
 from whylight.errors import Overloaded, Unavailable, WhylightError
 from whylight.explanation import Explained
@@ -82,6 +82,7 @@ def explain_there(task: Task, server: str, tls: bool, ca: str | None) -> list[An
         "outputs": task.outputs,
         "seed": task.seed,
         "top_predictions": task.top,
+        "priority": given_priority(),
     }
     with connect(server, tls, ca) as client:
         if len(task.images) > 1:

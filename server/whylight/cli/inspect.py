@@ -15,6 +15,7 @@ from whylight.cli.parameters import (
     named_option,
     options_option,
     other_option,
+    priority_option,
     server_options,
     target_option,
 )
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", type=click.Path(file_okay=False), help="Folder for pictures and arrays.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of stochastic methods.")
 @server_options()
+@priority_option
 @click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
 @other_option
 @named_option(

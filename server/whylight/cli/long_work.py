@@ -10,7 +10,7 @@ import whylight
 from whylight.cli import printing
 from whylight.cli.explaining import open_here
 from whylight.cli.local import DEFAULT_MODEL
-from whylight.cli.parameters import connect
+from whylight.cli.parameters import connect, given_priority
 from whylight.errors import InternalError
 from whylight.explanation import Explanation
 from whylight.made import (
@@ -98,6 +98,7 @@ def synthesise(task: LongTask, place: Place) -> Made:
                     seed=task.seed,
                     preview_interval=task.preview_interval,
                     top_predictions=task.top,
+                    priority=given_priority(),
                 ):
                     take(event)
         else:
@@ -155,6 +156,7 @@ def inspect(task: LongTask, place: Place) -> Explanation:
                 model=task.model,
                 options=task.options,
                 seed=task.seed,
+                priority=given_priority(),
             ):
                 if isinstance(event, InspectionResult):
                     return event.explanation

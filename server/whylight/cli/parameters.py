@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from whylight.errors import InvalidInput
+from whylight.priority import Priority
 from whylight.target import (
     ClassIndex,
     ClassLabel,
@@ -179,6 +180,9 @@ other_option = named_option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 
 
+PRIORITY = "whylight.priority"
+"""Where click keeps how urgent a call is."""
+
 CREDENTIALS = "whylight.credentials"
 """Where click keeps the rarer options of a connection, so that not every command has to pass them on."""
 
@@ -225,6 +229,29 @@ def given_credentials() -> Credentials:
     context = click.get_current_context(silent=True)
     found: Credentials | None = context.meta.get(CREDENTIALS) if context else None
     return found or Credentials()
+
+
+def priority_option(command: Command) -> Command:
+    """Add the option that says how urgent a call is; like the rarer ones of a connection, it is kept aside."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: str) -> None:
+        context.meta[PRIORITY] = value
+
+    return click.option(
+        "--priority",
+        type=click.Choice([one.value for one in Priority]),
+        default=Priority.INTERACTIVE.value,
+        show_default=True,
+        expose_value=False,
+        callback=keep,
+        help="How urgent it is to a server: bulk work is served beside interactive calls, by a share.",
+    )(command)
+
+
+def given_priority() -> Priority:
+    """Return the one that the running command was given."""
+    context = click.get_current_context(silent=True)
+    return Priority(context.meta.get(PRIORITY, Priority.INTERACTIVE.value) if context else Priority.INTERACTIVE)
 
 
 def connect(server: str, tls: bool, ca: str | None, **keywords: Any) -> Client:

@@ -14,6 +14,7 @@ from whylight.cli.parameters import (
     model_option,
     options_option,
     other_option,
+    priority_option,
     server_options,
     target_option,
 )
@@ -51,6 +52,7 @@ def read_size(text: str) -> tuple[int, int]:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed, for every target.")
 @click.option("--top", type=click.IntRange(0), default=5, show_default=True, help="How many predictions to show.")
 @server_options()
+@priority_option
 @click.option("--device", help="Device to compute on, such as cuda:0; without --server only.")
 @other_option
 @json_option

@@ -42,6 +42,7 @@ from whylight.evaluation import Evaluation
 from whylight.explanation import Explained
 from whylight.made import InspectionEvent, SynthesisEvent
 from whylight.outputs import Output
+from whylight.priority import Priority
 from whylight.progress import Progress
 
 Answered = TypeVar("Answered")
@@ -74,6 +75,7 @@ class AsyncClient(BaseClient):
         outputs: Sequence[Output] | None = ...,
         seed: int | None = ...,
         top_predictions: int = ...,
+        priority: Priority | str = ...,
         deadline: float | None = ...,
         raise_errors: bool = ...,
     ) -> Explained: ...
@@ -90,6 +92,7 @@ class AsyncClient(BaseClient):
         outputs: Sequence[Output] | None = ...,
         seed: int | None = ...,
         top_predictions: int = ...,
+        priority: Priority | str = ...,
         deadline: float | None = ...,
         raise_errors: bool = ...,
     ) -> list[Result]: ...
@@ -105,11 +108,12 @@ class AsyncClient(BaseClient):
         outputs: Sequence[Output] | None = None,
         seed: int | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
         raise_errors: bool = False,
     ) -> Any:
         """Explain one image, or a list of images, in one call: as `whylight.Client.explain`."""
-        request = Request(images, method, model, target, options, outputs, seed, top_predictions)
+        request = Request(images, method, model, target, options, outputs, seed, top_predictions, priority=priority)
         message = await asyncio.to_thread(build_request, request, self._max_bytes)  # reads files
         answer = read_response(request, await self._send("Explain", message, deadline))
         if request.single or raise_errors:
@@ -127,12 +131,24 @@ class AsyncClient(BaseClient):
         outputs: Sequence[Output] | None = None,
         seed: int | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
         max_in_flight: int = 32,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncGenerator[tuple[int, Result], None]:
         """Explain any number of images over one open call: as `whylight.Client.explain_many`."""
-        settings = Request((), method, model, target, options, outputs, seed, top_predictions, on_progress=on_progress)
+        settings = Request(
+            (),
+            method,
+            model,
+            target,
+            options,
+            outputs,
+            seed,
+            top_predictions,
+            on_progress=on_progress,
+            priority=priority,
+        )
         requests = single_requests(images, settings)
         async with aclosing(self.stream(requests, deadline=deadline, max_in_flight=max_in_flight)) as answers:
             async for name, answer in answers:
@@ -169,13 +185,14 @@ class AsyncClient(BaseClient):
         preview_interval: int = 0,
         progress_interval: float | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> AsyncGenerator[SynthesisEvent, None]:
         """Make pictures of what the model has learned: as `whylight.Client.synthesize`.
 
         To leave the loop early, put the iterator inside ``contextlib.aclosing(...)``, so that the work ends at once.
         """
-        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval, priority)
         message = await asyncio.to_thread(  # reads files
             build_synthesis,
             request,
@@ -199,10 +216,11 @@ class AsyncClient(BaseClient):
         options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         progress_interval: float | None = None,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> AsyncGenerator[InspectionEvent, None]:
         """Show what the model sees inside: as `whylight.Client.inspect`."""
-        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval, priority)
         message = await asyncio.to_thread(build_inspection, request, max_bytes=self._max_bytes)  # reads files
         async with aclosing(self._events("Inspect", message, deadline)) as events:
             async for event in events:
@@ -227,6 +245,7 @@ class AsyncClient(BaseClient):
         outputs: Sequence[Output] = (),
         seed: int | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> Evaluation:
         """Measure how far the maps of several methods can be trusted, and rank the methods, in one call.
@@ -240,6 +259,7 @@ class AsyncClient(BaseClient):
             outputs: what to make of each map; nothing unless given.
             seed: seed of the methods that are given by name; None means that the server draws one.
             top_predictions: how many of the highest predictions to return.
+            priority: "bulk" for what nobody waits for; it is served beside interactive calls by a share.
             deadline: seconds that the call may take, retries included; None means the client's own.
 
         Returns:
@@ -249,7 +269,16 @@ class AsyncClient(BaseClient):
         Raises:
             WhylightError: the call as a whole failed, or no image could be explained.
         """
-        request = Request(images, methods, model, target, outputs=outputs, seed=seed, top_predictions=top_predictions)
+        request = Request(
+            images,
+            methods,
+            model,
+            target,
+            outputs=outputs,
+            seed=seed,
+            top_predictions=top_predictions,
+            priority=priority,
+        )
         message = build_evaluation(request, metrics, self._max_bytes)
         return read_evaluation(request, await self._send("Evaluate", message, deadline))
 

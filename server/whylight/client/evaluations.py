@@ -29,6 +29,7 @@ def build_evaluation(request: Request, metrics: Metrics, max_bytes: int | None =
         targets=explain.targets,
         outputs=explain.outputs,
         top_predictions=explain.top_predictions,
+        priority=explain.priority,
     )
     return checked_size(message, max_bytes)
 

@@ -11,6 +11,7 @@ from whylight.client.pictures import Image, read_picture
 from whylight.client.requests import Targets, targets_of
 from whylight.errors import InvalidInput
 from whylight.outputs import Output
+from whylight.priority import Priority, as_priority
 from whylight.v1 import explanation_pb2 as pb
 from whylight.wire.scalars import integer
 
@@ -26,6 +27,7 @@ class LongRequest:
     options: Mapping[str, Any] | None = None
     seed: int | None = None
     progress_interval: float | None = None
+    priority: Priority | str = Priority.INTERACTIVE
 
 
 def build_synthesis(
@@ -66,6 +68,7 @@ def build_inspection(request: LongRequest, *, max_bytes: int) -> pb.InspectReque
 
 def _fill(message: pb.SynthesizeRequest | pb.InspectRequest, request: LongRequest, max_bytes: int) -> None:
     message.model = request.model
+    message.priority = wire.priority_to_proto(as_priority(request.priority))
     message.method.name = request.method
     message.method.options.CopyFrom(wire.dict_to_struct(request.options or {}, "method.options"))
     if request.seed is not None:

@@ -15,6 +15,7 @@ from whylight.decode import companion_array
 from whylight.errors import InternalError, InvalidInput, WhylightError
 from whylight.explanation import Explained
 from whylight.outputs import Output
+from whylight.priority import Priority, as_priority
 from whylight.progress import Progress
 from whylight.target import ClassIndex, Target, as_target
 from whylight.v1 import explanation_pb2 as pb
@@ -54,7 +55,7 @@ class Request:
     In a stream, `on_progress` is called with how far each image has come while the request is worked on, by whoever
     takes the answers: between two of them, and never after this request's own. Of an image only the newest progress
     waits to be told. `running_maps` asks for the maps so far; `progress_interval` is the least time in seconds between
-    two messages about an image, None what the server thinks best.
+    two messages about an image, None what the server thinks best. `priority` is "bulk" for what nobody waits for.
     """
 
     images: Image | Input | Sequence[Image | Input]
@@ -69,6 +70,7 @@ class Request:
     on_progress: Callable[[Progress], None] | None = None
     running_maps: bool = False
     progress_interval: float | None = None
+    priority: Priority | str = Priority.INTERACTIVE
 
     @property
     def single(self) -> bool:
@@ -93,6 +95,7 @@ def build_request(request: Request, max_bytes: int | None = None) -> pb.ExplainR
         top_predictions=integer(
             request.top_predictions, 32, signed=False, reason="REQUEST_INVALID", field="top_predictions"
         ),
+        priority=wire.priority_to_proto(as_priority(request.priority)),
     )
     return checked_size(message, max_bytes)
 

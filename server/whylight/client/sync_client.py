@@ -39,6 +39,7 @@ from whylight.evaluation import Evaluation
 from whylight.explanation import Explained
 from whylight.made import InspectionEvent, SynthesisEvent
 from whylight.outputs import Output
+from whylight.priority import Priority
 from whylight.progress import Progress
 
 Answered = TypeVar("Answered")
@@ -71,6 +72,7 @@ class Client(BaseClient):
         outputs: Sequence[Output] | None = ...,
         seed: int | None = ...,
         top_predictions: int = ...,
+        priority: Priority | str = ...,
         deadline: float | None = ...,
         raise_errors: bool = ...,
     ) -> Explained: ...
@@ -87,6 +89,7 @@ class Client(BaseClient):
         outputs: Sequence[Output] | None = ...,
         seed: int | None = ...,
         top_predictions: int = ...,
+        priority: Priority | str = ...,
         deadline: float | None = ...,
         raise_errors: bool = ...,
     ) -> list[Result]: ...
@@ -102,6 +105,7 @@ class Client(BaseClient):
         outputs: Sequence[Output] | None = None,
         seed: int | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
         raise_errors: bool = False,
     ) -> Any:
@@ -117,6 +121,7 @@ class Client(BaseClient):
             outputs: what to make of each map; None means one native-size float32 map.
             seed: seed of the methods that are given by name; None means that the server draws one.
             top_predictions: how many of the highest predictions to return.
+            priority: "bulk" for what nobody waits for; it is served beside interactive calls by a share.
             deadline: seconds that the call may take, retries included; None means the client's own.
             raise_errors: raise the first error of a list of images, in place of returning it.
 
@@ -127,7 +132,7 @@ class Client(BaseClient):
         Raises:
             WhylightError: the call as a whole failed, or the one image could not be explained.
         """
-        request = Request(images, method, model, target, options, outputs, seed, top_predictions)
+        request = Request(images, method, model, target, options, outputs, seed, top_predictions, priority=priority)
         answer = read_response(request, self._send("Explain", build_request(request, self._max_bytes), deadline))
         if request.single or raise_errors:
             raise_first(answer)
@@ -144,6 +149,7 @@ class Client(BaseClient):
         outputs: Sequence[Output] | None = None,
         seed: int | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
         max_in_flight: int = 32,
         on_progress: Callable[[Progress], None] | None = None,
@@ -155,7 +161,18 @@ class Client(BaseClient):
         Yields:
             The index of an image and its answer, or the exception that stands in its place. Not in order.
         """
-        settings = Request((), method, model, target, options, outputs, seed, top_predictions, on_progress=on_progress)
+        settings = Request(
+            (),
+            method,
+            model,
+            target,
+            options,
+            outputs,
+            seed,
+            top_predictions,
+            on_progress=on_progress,
+            priority=priority,
+        )
         requests = single_requests(images, settings)
         for name, answer in self.stream(requests, deadline=deadline, max_in_flight=max_in_flight):
             assert not isinstance(answer, list)  # each request has one image
@@ -204,6 +221,7 @@ class Client(BaseClient):
         preview_interval: int = 0,
         progress_interval: float | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> Generator[SynthesisEvent, None, None]:
         """Make pictures of what the model has learned, one for each target, and yield what happens as it happens.
@@ -222,6 +240,7 @@ class Client(BaseClient):
             preview_interval: steps between two previews; 0 means none.
             progress_interval: least seconds between two events of progress of a target; None is a quarter of a second.
             top_predictions: how many of the highest predictions to return with each result.
+            priority: "bulk" for what nobody waits for; it is served beside interactive calls by a share.
             deadline: seconds that the call may take; None means for ever.
 
         Yields:
@@ -231,7 +250,7 @@ class Client(BaseClient):
         Raises:
             WhylightError: nothing could be made.
         """
-        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval, priority)
         message = build_synthesis(
             request,
             size=size,
@@ -253,6 +272,7 @@ class Client(BaseClient):
         options: Mapping[str, Any] | None = None,
         seed: int | None = None,
         progress_interval: float | None = None,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> Generator[InspectionEvent, None, None]:
         """Show what the model sees inside, and yield what happens as it happens: `InspectionProgress`, then the result.
@@ -263,7 +283,7 @@ class Client(BaseClient):
         Raises:
             WhylightError: it failed.
         """
-        request = LongRequest(method, target, pictures, model, options, seed, progress_interval)
+        request = LongRequest(method, target, pictures, model, options, seed, progress_interval, priority)
         message = build_inspection(request, max_bytes=self._max_bytes)
         with closing(self._events("Inspect", message, deadline)) as events:
             yield from map(wire.inspection_event_from_proto, events)
@@ -287,6 +307,7 @@ class Client(BaseClient):
         outputs: Sequence[Output] = (),
         seed: int | None = None,
         top_predictions: int = 5,
+        priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
     ) -> Evaluation:
         """Measure how far the maps of several methods can be trusted, and rank the methods, in one call.
@@ -300,6 +321,7 @@ class Client(BaseClient):
             outputs: what to make of each map; nothing unless given.
             seed: seed of the methods that are given by name; None means that the server draws one.
             top_predictions: how many of the highest predictions to return.
+            priority: "bulk" for what nobody waits for; it is served beside interactive calls by a share.
             deadline: seconds that the call may take, retries included; None means the client's own.
 
         Returns:
@@ -309,7 +331,16 @@ class Client(BaseClient):
         Raises:
             WhylightError: the call as a whole failed, or no image could be explained.
         """
-        request = Request(images, methods, model, target, outputs=outputs, seed=seed, top_predictions=top_predictions)
+        request = Request(
+            images,
+            methods,
+            model,
+            target,
+            outputs=outputs,
+            seed=seed,
+            top_predictions=top_predictions,
+            priority=priority,
+        )
         message = build_evaluation(request, metrics, self._max_bytes)
         return read_evaluation(request, self._send("Evaluate", message, deadline))
 

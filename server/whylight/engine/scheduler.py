@@ -13,8 +13,9 @@ from whylight.engine.deadlines import Deadlines
 from whylight.engine.level import Level
 from whylight.engine.line import Line
 from whylight.engine.throughput import Paces, Throughput
-from whylight.engine.ticket import Priority, Ticket
+from whylight.engine.ticket import Ticket
 from whylight.errors import DeadlineExceeded, InvalidInput, Overloaded
+from whylight.priority import Priority
 
 _CAUTION = 2.0
 """How many times too slow a deadline must be for a call to be turned away: the measured pace may be off."""

@@ -1,18 +1,12 @@
-"""An item as queues see it, and how urgent it is; knows neither queues nor what an item holds."""
+"""An item as queues see it; knows neither queues nor what an item holds."""
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-
-class Priority(enum.Enum):
-    """How urgent a call is. What is interactive goes first; bulk work is served beside it by a guaranteed share."""
-
-    INTERACTIVE = "interactive"
-    BULK = "bulk"
+from whylight.priority import Priority
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from whylight.engine.ticket import Priority
 from whylight.errors import InvalidInput, WhylightError
+from whylight.priority import Priority
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2

@@ -9,6 +9,7 @@ from whylight.engine.work import AnswerRoom, Watch, Work
 from whylight.errors import InternalError, Unavailable
 from whylight.limits import Limits
 from whylight.rpc.backend import Backend
+from whylight.rpc.context import turn_taker
 from whylight.rpc.validate import CheckedRequest, check_request, locate
 from whylight.telemetry.calls import current_request, describe
 from whylight.v1 import explanation_pb2 as v1
@@ -68,7 +69,17 @@ class Explaining:
             response.model_digest = model.digest
             if inputs:
                 checked.spec.generation = model.generation
-                work = Work(checked.spec, inputs, checked.seeds, deadline, room, watch, trace=observed)
+                work = Work(
+                    checked.spec,
+                    inputs,
+                    checked.seeds,
+                    deadline,
+                    room,
+                    watch,
+                    trace=observed,
+                    caller=turn_taker(),
+                    priority=checked.priority,
+                )
                 results = await self._backend.explain(work)
                 if len(results) != len(inputs):
                     raise InternalError(f"{len(results)} results of {len(inputs)} inputs")

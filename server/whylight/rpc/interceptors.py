@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from whylight.errors import InvalidInput, WhylightError
-from whylight.rpc.context import Context
+from whylight.rpc.context import Context, note_peer
 from whylight.rpc.errors import internal_error, to_trailers
 from whylight.rpc.request_id import REQUEST_ID_KEY, begin_request
 from whylight.rpc.rpcs import UNKNOWN_RPC, Rpcs
@@ -135,6 +135,7 @@ class _Wrap:
     async def _guarded(self, context: Context) -> AsyncIterator[Call | None]:
         metadata = context.invocation_metadata() or ()
         request_id = begin_request(metadata)
+        note_peer(context)
         context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
         call = None
         if self._observer is not None:

@@ -12,6 +12,7 @@ from whylight.errors import InternalError, WhylightError
 from whylight.latest import Latest
 from whylight.limits import Limits
 from whylight.rpc.backend import Backend
+from whylight.rpc.context import turn_taker
 from whylight.rpc.explaining import loaded_catalog
 from whylight.rpc.validate_long import CheckedLong, check_inspection, check_synthesis, locate_long
 from whylight.telemetry.calls import current_request, describe
@@ -146,6 +147,8 @@ class _Call:
             checked.pictures,
             checked.preview_interval,
             self._observed,
+            turn_taker(),
+            checked.priority,
         )
         self._work = asyncio.ensure_future(self._backend.explain(work))
         self._work.add_done_callback(lambda _: self._events.put_nowait(None))

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from whylight.errors import InvalidInput, WhylightError
 from whylight.limits import Limits
+from whylight.priority import Priority
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import (
     companions_from_proto,
     input_from_proto,
     output_to_proto,
     outputs_from_proto,
+    priority_from_proto,
     target_to_proto,
     targets_from_proto,
 )
@@ -40,6 +42,7 @@ class CheckedRequest:
     inputs: Sequence[v1.Input]
     own_targets: tuple[bool, ...]
     refused: dict[int, WhylightError]
+    priority: Priority = Priority.INTERACTIVE
 
 
 def check_request(
@@ -55,6 +58,7 @@ def check_request(
     check_count(request.outputs, limits.outputs, "outputs")
     check_count(request.targets, limits.targets, "targets")
     check_name(request.model, "model")
+    priority = priority_from_proto(request.priority)
     for index, method in enumerate(request.methods):
         check_method(method, limits, f"methods[{index}]")
     # Written anew, for they are copied into each input: what we do not know in them would be multiplied.
@@ -85,7 +89,7 @@ def check_request(
         if not item.targets:
             item.targets.extend(targets)
     seeds = tuple(method.seed if method.HasField("seed") else None for method in request.methods)
-    return CheckedRequest(spec, seeds, request.inputs, own_targets, refused)
+    return CheckedRequest(spec, seeds, request.inputs, own_targets, refused, priority)
 
 
 def locate(error: WhylightError, index: int, *, own_targets: bool = True) -> WhylightError:

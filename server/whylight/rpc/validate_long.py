@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from whylight.errors import WhylightError
 from whylight.limits import Limits
 from whylight.outputs import PictureOutput
+from whylight.priority import Priority
 from whylight.rpc.validate import TOP_PREDICTIONS, check_count, check_input, check_method, check_name
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
@@ -15,6 +16,7 @@ from whylight.wire import (
     min_interval_from_proto,
     output_to_proto,
     outputs_from_proto,
+    priority_from_proto,
     target_to_proto,
     targets_from_proto,
 )
@@ -31,6 +33,7 @@ class CheckedLong:
     seed: int | None
     progress: v1.ProgressSpec
     preview_interval: int = 0
+    priority: Priority = Priority.INTERACTIVE
 
 
 def check_synthesis(request: v1.SynthesizeRequest, limits: Limits, default_model: str) -> CheckedLong:
@@ -52,7 +55,13 @@ def check_synthesis(request: v1.SynthesizeRequest, limits: Limits, default_model
         spec.size.CopyFrom(v1.Size(width=request.size.width, height=request.size.height))
     inputs = [v1.Input(targets=[target]) for target in targets] or [v1.Input()]
     return CheckedLong(
-        spec, inputs, _pictures(request.inputs), _seed(request.method), request.progress, request.preview_interval
+        spec,
+        inputs,
+        _pictures(request.inputs),
+        _seed(request.method),
+        request.progress,
+        request.preview_interval,
+        priority_from_proto(request.priority),
     )
 
 
@@ -66,7 +75,14 @@ def check_inspection(request: v1.InspectRequest, limits: Limits, default_model: 
     spec = _spec(request, default_model)
     spec.kind = catalog_pb2.METHOD_KIND_INSPECTION
     inputs = [v1.Input(targets=targets)]
-    return CheckedLong(spec, inputs, _pictures(request.inputs), _seed(request.method), request.progress)
+    return CheckedLong(
+        spec,
+        inputs,
+        _pictures(request.inputs),
+        _seed(request.method),
+        request.progress,
+        priority=priority_from_proto(request.priority),
+    )
 
 
 def locate_long(error: WhylightError, index: int) -> WhylightError:

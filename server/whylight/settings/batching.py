@@ -28,3 +28,12 @@ class QueueSettings(Section):
     items: Positive = Field(4096, description="Inputs (times methods) that wait for a worker, of all callers, at most.")
     cost: float = Field(65536.0, gt=0, allow_inf_nan=False, description="Model evaluations that wait at most.")
     bytes: Positive = Field(512 * 2**20, description="Bytes of inputs that wait at most.")
+    bulk_share: float = Field(
+        0.1, gt=0, lt=1, description="Part of the work that calls of bulk priority get while interactive ones wait."
+    )
+    call_seconds: float = Field(
+        3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a call may take at most, its waiting included, whatever its deadline.",
+    )

@@ -15,6 +15,7 @@ from whylight.settings.authentication import AuthenticationSettings
 from whylight.settings.batching import BatchingSettings, QueueSettings
 from whylight.settings.limits import LimitSettings
 from whylight.settings.logging import LoggingSettings
+from whylight.settings.long_work import LongWorkSettings
 from whylight.settings.metrics import MetricsSettings
 from whylight.settings.models import ServedModel
 from whylight.settings.open_inference import OpenInferenceSettings
@@ -61,6 +62,7 @@ class Settings(BaseSettings):
     plugins: PluginSettings = Field(default_factory=PluginSettings, description="Which plugins are used.")
     batching: BatchingSettings = Field(default_factory=BatchingSettings, description="When items are put together.")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="How much work may wait.")
+    long_work: LongWorkSettings = Field(default_factory=LongWorkSettings, description="Syntheses and inspections.")
     response_cache: ResponseCacheSettings = Field(
         default_factory=ResponseCacheSettings, description="Answers kept for equal questions."
     )
@@ -110,6 +112,7 @@ def _problems(settings: Settings) -> Iterator[str]:
         ("limits.inputs", "queue.items", "the largest request must fit the queue"),
         ("limits.message_bytes", "queue.bytes", "the largest request must fit the queue"),
         ("batching.max_batch_bytes", "queue.bytes", "a full batch must fit the queue"),
+        ("long_work.call_cost", "long_work.queue_cost", "the dearest call must fit the queue"),
         ("worker.restart_backoff_seconds", "worker.restart_backoff_max_seconds", "the wait only grows"),
     ):
         if _value(settings, low) > _value(settings, high):

@@ -38,6 +38,13 @@ class WorkerSettings(Section):
         description="Sizes of the batches that a model is tried with before it answers calls, each by grad-cam or what "
         "suits the model. Unset: 1, and on a GPU batching.max_batch too. Empty: none.",
     )
+    stuck_after_seconds: float = Field(
+        300.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a worker with work may give no sign of life before it is killed and started again: "
+        "longer than one pass of the slowest model takes.",
+    )
     restart_backoff_seconds: float = Field(
         0.5, gt=0, le=3600, description="How long to wait before a lost worker is started again."
     )

@@ -32,6 +32,7 @@ from whylight.wire.measurements import (
 )
 from whylight.wire.options import dict_to_struct, struct_to_dict
 from whylight.wire.outputs import output_from_proto, output_to_proto, outputs_from_proto
+from whylight.wire.priorities import priority_from_proto, priority_to_proto
 from whylight.wire.progress import min_interval_from_proto, progress_from_proto, progress_spec_to_proto
 from whylight.wire.scalars import duration_to_seconds, seconds_to_duration
 from whylight.wire.targets import target_from_proto, target_to_proto, targets_from_proto
@@ -65,6 +66,8 @@ __all__ = [
     "picture_to_proto",
     "prediction_from_proto",
     "prediction_to_proto",
+    "priority_from_proto",
+    "priority_to_proto",
     "progress_from_proto",
     "progress_spec_to_proto",
     "ranking_from_proto",
