@@ -10,6 +10,7 @@ import whylight
 from whylight.errors import Cancelled
 from whylight.models import wrap_module
 from whylight.subject import CancelToken
+from whylight.subject.altered import shares_head
 from whylight.testing import conv_gap_net, functional_relu_net, relu_net
 
 
@@ -103,7 +104,83 @@ def test_a_layers_output_is_replaced_whether_or_not_its_head_can_be_shared(input
         handle.remove()
         wanted = [1, 3] if row == 0 else [0]
         torch.testing.assert_close(values, scores[wanted].detach(), rtol=1e-12, atol=1e-12)
-    assert model.shares_head(layer, inputs[:1]) is shared
+    assert [shares_head(model.subject(), batch, row, layer) for row in (0, 1)] == [shared] * 2
+
+
+def halved(row, k, activations):
+    return activations / 2
+
+
+@pytest.mark.parametrize("layer", ["features.3", "left"])
+def test_a_target_before_the_altered_layer_is_refused_and_both_are_named(inputs, layer):
+    """Whatever is done to the layer, it stays as it is: a map of it would be 0 without a word."""
+    model = wrap_module((relu_net if layer == "features.3" else functional_relu_net)().double())
+    before = "features.0" if layer == "features.3" else "right"
+    assert before in {known.name for known in model.layers}
+    batch = batch_of(inputs, [whylight.Neuron(before, 1)] * 2, (0, 1))
+    with pytest.raises(whylight.Unsupported, match=f"{before}.*does not depend on layer '{layer}'") as refused:
+        next(model.subject().altered_layer_scores(batch, layer, 2, halved))
+    assert refused.value.reason == "TARGET_UNSUPPORTED"
+
+
+class Stepped(nn.Module):
+    """Scores that depend on the layer in a way that cannot be differentiated, and a layer on which nothing depends."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.aside = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+
+    def forward(self, inputs):
+        self.aside(inputs)
+        return (self.layer(inputs).detach() > 0).double().mean((2, 3))
+
+
+def test_what_has_no_gradient_can_be_altered_all_the_same(inputs):
+    model = wrap_module(Stepped().double())
+    batch = batch_of(inputs, [whylight.ClassIndex(1)] * 2, (0, 1))
+    found = [values for _, values in model.subject().altered_layer_scores(batch, "layer", 1, lambda row, k, a: a - 1)]
+    assert all(values < before for values, before in zip(found, model.subject().scores(batch), strict=True))
+    with pytest.raises(whylight.Unsupported, match="the output, which does not depend on layer 'aside'"):
+        next(model.subject().altered_layer_scores(batch, "aside", 1, halved))
+
+
+class Deciding(nn.Module):
+    """Goes on from the layer alone for dark inputs, and joins it with the input for bright ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, 1)
+
+    def forward(self, inputs):
+        found = self.layer(inputs)
+        if inputs.mean() > 0:
+            found = torch.cat((found, inputs), 1)[:, :3]
+        return found.mean((2, 3))
+
+
+def test_whether_the_head_can_be_shared_is_found_out_for_each_input():
+    net = Deciding().double()
+    model = wrap_module(net)
+    inputs = torch.rand(2, 3, 24, 32, dtype=torch.float64) * torch.tensor([-1, 1])[:, None, None, None]
+    batch = batch_of(inputs, [whylight.ClassIndex(1)] * 2, (0, 1))
+    assert [shares_head(model.subject(), batch, row, "layer") for row in (0, 1)] == [True, False]
+    values = [float(one) for _, one in model.subject().altered_layer_scores(batch, "layer", 3, lambda r, k, a: a * k)]
+    scores = model.subject().scores(batch).tolist()
+    assert values == pytest.approx([scores[0] * k for k in range(3)] + [scores[1] * k for k in range(3)])
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_head_that_cannot_be_shared(inputs, monkeypatch):
+    model = wrap_module(relu_net().double())
+    batch = batch_of(inputs, [whylight.ClassIndex(1)] * 2, (0, 1))
+    subject = model.subject()
+    subject.outputs(batch)
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(model, "run", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        shares_head(subject, batch, 0, "features.3")
 
 
 def test_an_objective_is_explained_like_any_target(inputs):

@@ -12,6 +12,7 @@ import whylight
 from whylight.errors import InvalidInput, Unsupported
 from whylight.models import Companion, wrap_module
 from whylight.subject import CancelToken
+from whylight.subject.altered import shares_head
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 WORDS = Companion(shape=(3,), high=9, example=[1, 2, 3])
@@ -93,7 +94,7 @@ def test_altered_copies(asked, budget):
 def test_a_layer_is_altered(asked, joins):
     net, model = made(joins)
     found = list(model.subject().altered_layer_scores(asked, "conv", 2, lambda row, k, maps: maps * k))
-    assert model.shares_head("conv", asked.inputs[:1]) is not joins
+    assert shares_head(model.subject(), asked, 0, "conv") is not joins
     for place, (row, values) in enumerate(found):
         k = place % 2
         hook = net.conv.register_forward_hook(lambda module, given, output, k=k: output * k)

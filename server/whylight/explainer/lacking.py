@@ -6,12 +6,9 @@ import gc
 
 import torch
 
+from whylight.subject.lacking import is_out_of_memory
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory from other failures; on a CPU torch says it only in words."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+__all__ = ["free_memory", "is_out_of_memory"]
 
 
 def free_memory() -> None:

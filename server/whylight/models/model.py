@@ -27,13 +27,13 @@ from whylight.models.survey import Findings
 from whylight.models.transform import Transform
 from whylight.options import LAST_SPATIAL
 from whylight.subject.aim import LATENT, OUTPUT, aim_at
-from whylight.subject.altered import shares_head
+from whylight.subject.altered import reaches
 from whylight.subject.attention import AttentionForm
 from whylight.subject.backward_rule import BackwardRule, under
 from whylight.subject.cancel import CancelToken
 from whylight.subject.gap_head import GapHead
 from whylight.subject.invariance import batch_invariant
-from whylight.subject.latent_head import find_latent_jacobian
+from whylight.subject.latent_head import LatentHead, find_latent_head
 from whylight.subject.layout import Layout
 from whylight.subject.run import BrokenOff, Run, install_hooks, watching
 from whylight.subject.subject import Subject
@@ -41,6 +41,9 @@ from whylight.target import Target
 
 COMPILED_SETS = 16
 """For how many sets of captured layers a model is compiled."""
+
+LATENT_HEADS = 4
+"""For how many layers and sizes of inputs a model keeps the closed form of its latents."""
 
 RANDOMISED = 4
 """How many randomised copies a model keeps."""
@@ -122,8 +125,8 @@ class Model:
     capabilities: frozenset[Need] = frozenset()
     _by_name: dict[str, LayerInfo] = field(init=False, repr=False)
     _compiled: dict[frozenset[str], Callable[..., Any]] = field(init=False, repr=False, default_factory=dict)
-    _shares_head: dict[str, bool] = field(init=False, repr=False, default_factory=dict)
-    _latent_jacobians: dict[str, Tensor | None] = field(init=False, repr=False, default_factory=dict)
+    _reached: set[tuple[str, str]] = field(init=False, repr=False, default_factory=set)
+    _latent_heads: dict[tuple[str, torch.Size], LatentHead | None] = field(init=False, repr=False, default_factory=dict)
     _randomised: dict[tuple[int, int], Model] = field(init=False, repr=False, default_factory=dict)
     _lock: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)
 
@@ -229,20 +232,32 @@ class Model:
         """Whether two layers give the very same tensor, as `layer4` and `layer4.2` of a ResNet."""
         return self.findings.same_output(one, other)
 
-    def shares_head(self, layer: str, input: Tensor, companions: Mapping[str, Tensor] | None = None) -> bool:
-        """Whether one row may run up to `layer` and several behind it; found out with `input` `[1, C, H, W]` once."""
-        if layer not in self._shares_head:
-            self._shares_head[layer] = shares_head(self, layer, input, companions)
-        return self._shares_head[layer]
+    def reaches(self, layer: str, source: str, input: Tensor, companions: Mapping[str, Tensor] | None = None) -> bool:
+        """Whether a source of targets depends on a layer's output; see `whylight.subject.altered.reaches`.
 
-    def latent_jacobian(self, layer: str, input: Tensor) -> Tensor | None:
-        """Return the gradient of each latent at a layer, `[L, C, h, w]`, where it is the same for every input.
-
-        Found out with `input` `[1, C, H, W]` once; None where it is not.
+        That it does is remembered; that it does not, may be so for this input only.
         """
-        if layer not in self._latent_jacobians:
-            self._latent_jacobians[layer] = find_latent_jacobian(self, layer, input)
-        return self._latent_jacobians[layer]
+        if (layer, source) not in self._reached:
+            if not reaches(self, layer, source, input, companions):
+                return False
+            self._reached.add((layer, source))
+        return True
+
+    def latent_head(self, layer: str, input: Tensor) -> LatentHead | None:
+        """Return what makes the latents of a layer's output, if it seems to be an affine function for every input.
+
+        Found out with `input` `[1, C, H, W]` and kept for inputs of its size, the last few; None where it is not. Ask
+        the head whether it holds for an input.
+        """
+        key = (layer, input.shape[1:])
+        if key not in self._latent_heads:
+            found = find_latent_head(self, layer, input)
+            with self._lock:
+                self._latent_heads[key] = found
+                while len(self._latent_heads) > LATENT_HEADS:
+                    del self._latent_heads[next(iter(self._latent_heads))]
+            return found
+        return self._latent_heads.get(key)
 
     def check_target(self, target: Target) -> None:
         """Find out, without running, whether the model can answer for a target.

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from whylight.subject.aim import Aim, sources_of
+from whylight.errors import Unsupported
+from whylight.subject.aim import LATENT, OUTPUT, Aim, sources_of
 from whylight.subject.backward_rule import BackwardRule
+from whylight.subject.lacking import is_out_of_memory
 from whylight.subject.pull_back import pull_back
 
 if TYPE_CHECKING:
@@ -156,8 +158,16 @@ def altered_layer_scores(
     rows = rows_per_pass(subject.model, None)
     for row, input in enumerate(torch.split(batch.inputs, 1)):
         own = batch.companions_at(slice(row, row + 1))
-        shared = subject.model.shares_head(layer, input, own)
         mine = [aims[m] for m in targets[row]]
+        for source in dict.fromkeys(aim.source for aim in mine):
+            if not subject.model.reaches(layer, source, input, own):
+                what = {OUTPUT: "the output", LATENT: "the latents"}.get(source, f"layer {source!r}")
+                raise Unsupported(
+                    f"the target is of {what}, which does not depend on layer {layer!r}: choose a layer before it",
+                    reason="TARGET_UNSUPPORTED",
+                    field="target",
+                )
+        shared = shares_head(subject, batch, row, layer)
         for start in range(0, count, rows):
             batch.cancel.check()
             group = range(start, min(start + rows, count))
@@ -176,19 +186,42 @@ def altered_layer_scores(
                 yield row, values
 
 
-def shares_head(model: Model, layer: str, input: Tensor, companions: Mapping[str, Tensor] | None) -> bool:
+def shares_head(subject: Subject, batch: Batch, row: int, layer: str) -> bool:
     """Whether one row may run up to `layer` and several behind it, which skips over the layer can prevent.
 
-    Found out with `input` `[1, C, H, W]`: two rows of the layer's own output must give its own answer twice.
+    Found out for each input, since a network may decide by it how it goes on: two rows of the layer's own output must
+    give the input's own answer twice.
     """
+    alone = subject.outputs(batch)[row]
+    rows = slice(row, row + 1)
+    twice = (layer, lambda output: output.repeat(2, *[1] * (output.dim() - 1)))
     with torch.no_grad():
-        alone = model.run(input, companions).output
         try:
-            twice = (layer, lambda output: output.repeat(2, *[1] * (output.dim() - 1)))
-            both = model.run(input, companions, swap=twice).output
-        except RuntimeError:
+            both = subject.model.run(batch.inputs[rows], batch.companions_at(rows), swap=twice).output
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             return False
-    return both.shape == (2, *alone.shape[1:]) and bool((both - alone).abs().max() <= 1e-4 * alone.abs().max())
+    return both.shape == (2, *alone.shape) and bool((both - alone).abs().max() <= 1e-4 * alone.abs().max())
+
+
+def reaches(
+    model: Model, layer: str, source: str, input: Tensor, companions: Mapping[str, Tensor] | None = None
+) -> bool:
+    """Whether `source`, a layer, the output or the latents, depends on the output of `layer`, for `input` `[1, ...]`.
+
+    It does where there is a graph between them, and else, since what is not differentiable has none, where it is
+    another once the layer gives zeros.
+    """
+    watch, latents = (() if source in (OUTPUT, LATENT) else (source,)), source == LATENT
+    with torch.enable_grad():
+        found = model.run(input, companions, split=layer, watch=watch, latents=latents, plain=True).sources()[source]
+    if found.requires_grad:
+        return True
+    with torch.no_grad():
+        swap = (layer, torch.zeros_like)
+        changed = model.run(input, companions, watch=watch, latents=latents, swap=swap).sources()[source]
+    return not torch.equal(changed, found)
 
 
 def values_of(aimed: Sequence[tuple[Aim, int]], sources: Mapping[str, Tensor]) -> Tensor:

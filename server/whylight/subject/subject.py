@@ -140,10 +140,7 @@ class Subject:
         """
         if self.model.latent_shape is None:
             raise Unsupported("the model names no latent variables", field="model")
-        memory = self._about(batch)
-        if LATENT not in memory:
-            self._capture(batch, (), latents=True)
-        return memory.take(LATENT)[0]
+        return self._latents_and(batch)
 
     def layer_maps(self, batch: Batch, layer: str) -> Tensor:
         """Return a layer's activations as maps `[N, C, h, w]`, without a graph.
@@ -367,12 +364,20 @@ class Subject:
             classes = torch.tensor([aim.class_index for aim in self.aims(batch)], device=self.device)
             return activations, head.gradients(classes, (activations.shape[2], activations.shape[3]))
         if all(aim.source == LATENT for aim in aims):
-            jacobian = self.model.latent_jacobian(layer, batch.inputs[:1])
+            latents = self._latents_and(batch, layer)
             activations = self.activations(batch, layer)[layer]
-            if jacobian is not None and jacobian.shape[1:] == activations.shape[1:]:
-                gradients = jacobian[torch.tensor([aim.index[0] for aim in aims], device=self.device)]
+            known = self.model.latent_head(layer, batch.inputs[:1])
+            if known is not None and known.holds(activations, latents):
+                gradients = known.jacobian[torch.tensor([aim.index[0] for aim in aims], device=self.device)]
                 return self._as_maps(batch, layer, activations), self._as_maps(batch, layer, gradients)
         return None
+
+    def _latents_and(self, batch: Batch, *layers: str) -> Tensor:
+        """Return the latents of each input; if the model must be asked, keep the outputs of `layers` of that pass."""
+        memory = self._about(batch)
+        if LATENT not in memory:
+            self._capture(batch, layers, latents=True)
+        return memory.take(LATENT)[0]
 
     def _through_head(self, batch: Batch, layer: str) -> tuple[Tensor, Tensor] | None:
         """Return activations and gradients, if all targets are functions of scores that the head makes of the layer."""
