@@ -203,7 +203,8 @@ class Dispatcher:
             long=items[0].plan.long,
             traces=tuple(dict.fromkeys(item.trace for item in items if item.trace is not None)),
         )
-        batch = worker_pb2.Batch(batch_id=flight.id, spec=spec)
+        request_ids = dict.fromkeys(item.request_id for item in items if item.request_id)
+        batch = worker_pb2.Batch(batch_id=flight.id, spec=spec, request_ids=request_ids)
         sets: dict[int, int] = {}  # the place of each call's pictures, from 1; its items hold the very same
         for item in items:
             if item.pictures and id(item.pictures) not in sets:

@@ -384,6 +384,7 @@ class Engine:
             work.preview_interval,
             work.trace,
             allowed=allowed if allowed < deadline else None,
+            request_id=work.request_id,
         )
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:

@@ -22,7 +22,7 @@ class Item:
     results of its call have to fit in; `watch` who is told of its progress, as that of input `index`; `pictures`
     and `preview_interval` belong to long work; `flight` is the batch that carries it, None while it waits; `waited` how
     long it did, as far as its worker told, in seconds; `trace` is what its call gave for the reports; `allowed` until
-    when it may take, if that is before its caller's deadline.
+    when it may take, if that is before its caller's deadline; `request_id` names its call in the worker's log.
     """
 
     ticket: Ticket
@@ -40,6 +40,7 @@ class Item:
     flight: Flight | None = None
     waited: float = 0.0
     allowed: float | None = None
+    request_id: str = ""
 
     def late(self) -> DeadlineExceeded:
         """Return what is told of it when its deadline has passed."""

@@ -7,6 +7,8 @@ import logging
 import os
 from collections import deque
 
+from whylight.engine.log_line import LINE_BYTES, MARK, LogLine, read_line
+
 _LINE_BYTES = 8192
 _LAST_LINES = 20
 _LEVELS = {logging.getLevelName(level): level for level in (10, 20, 30, 40, 50)}
@@ -15,8 +17,9 @@ _LEVELS = {logging.getLevelName(level): level for level in (10, 20, 30, 40, 50)}
 class LogPipe:
     """What a child process prints, passed on line by line; a line without an end is cut.
 
-    A line that begins with the name of a level, as those of the child's own log do, has that level, and so have those
-    that follow it, such as a traceback's; what comes before any is INFO.
+    A line that is a record of the child's own log (`whylight.engine.log_line`) becomes one of ours, with its level, its
+    logger and its traceback; its `worker` is the name of the pipe. Any other line has the level whose name it begins
+    with, and so have those that follow it; what comes before any is INFO.
     `inlet` is the descriptor that the child writes to. The outlet is closed by `finish`, even when somebody still holds
     the inlet: what a child started may outlive it.
     """
@@ -66,7 +69,7 @@ class LogPipe:
         rest = b""
         while chunk := await self._reader.read(_LINE_BYTES):
             *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > _LINE_BYTES:
+            if len(rest) > (LINE_BYTES if rest.startswith(MARK.encode()) else _LINE_BYTES):
                 lines, rest = [*lines, rest], b""
             for line in lines:
                 self._take(line)
@@ -75,8 +78,23 @@ class LogPipe:
 
     def _take(self, line: bytes) -> None:
         text = line.decode(errors="replace").rstrip()
+        record = read_line(text)
+        if record is not None:
+            self._hand_on(record)
+            return
         self._last_lines.append(text)
         level, _, rest = text.partition(" ")
         if level in _LEVELS:
             self._level, text = _LEVELS[level], rest
         self._log.log(self._level, "%s: %s", self._name, text)
+
+    def _hand_on(self, line: LogLine) -> None:
+        named = f"{logging.getLevelName(line.level)} {line.logger}: {line.message}"
+        self._last_lines.extend("\n".join(filter(None, (named, line.exception))).splitlines())
+        if self._log.isEnabledFor(line.level):
+            record = logging.LogRecord(line.logger, line.level, "", 0, "%s", (line.message,), None)
+            record.exc_text = line.exception or None
+            record.worker = self._name
+            if line.request_id:
+                record.request_id = line.request_id
+            self._log.handle(record)

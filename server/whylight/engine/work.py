@@ -69,6 +69,7 @@ class Work:
     `pictures`, and shows what there is of it at every `preview_interval`-th step. `trace` is for whoever measures, such
     as the context of a span: the engine gives it back in the reports of what the call was part of. `caller` is whose
     turns are used up by it, whatever tells one client from another; None makes the call a caller of its own.
+    `request_id` names the call in the worker's log.
     """
 
     spec: worker_pb2.PlanSpec
@@ -80,6 +81,7 @@ class Work:
     pictures: Sequence[v1.Input] = ()
     preview_interval: int = 0
     trace: Hashable = None
+    request_id: str = ""
     caller: Hashable = None
     priority: Priority = Priority.INTERACTIVE
 

@@ -10,6 +10,7 @@ from whylight.errors import InternalError, Unavailable
 from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.context import turn_taker
+from whylight.rpc.request_id import current_request_id
 from whylight.rpc.validate import CheckedRequest, check_request, locate
 from whylight.telemetry.calls import current_request, describe
 from whylight.v1 import explanation_pb2 as v1
@@ -77,6 +78,7 @@ class Explaining:
                     room,
                     watch,
                     trace=observed,
+                    request_id=current_request_id(),
                     caller=turn_taker(),
                     priority=checked.priority,
                 )

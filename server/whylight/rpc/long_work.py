@@ -14,6 +14,7 @@ from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.context import turn_taker
 from whylight.rpc.explaining import loaded_catalog
+from whylight.rpc.request_id import current_request_id
 from whylight.rpc.validate_long import CheckedLong, check_inspection, check_synthesis, locate_long
 from whylight.telemetry.calls import current_request, describe
 from whylight.v1 import explanation_pb2 as v1
@@ -147,8 +148,9 @@ class _Call:
             checked.pictures,
             checked.preview_interval,
             self._observed,
-            turn_taker(),
-            checked.priority,
+            request_id=current_request_id(),
+            caller=turn_taker(),
+            priority=checked.priority,
         )
         self._work = asyncio.ensure_future(self._backend.explain(work))
         self._work.add_done_callback(lambda _: self._events.put_nowait(None))

@@ -14,7 +14,7 @@ from typing import Any, Literal, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
+TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(place)s%(message)s"
 
 NONE = "-"
 """What stands for no request in lines of text."""
@@ -34,6 +34,18 @@ class _Context(logging.Filter):
         if not hasattr(record, "caller"):
             record.caller = self._caller()
         return True
+
+
+class _Text(logging.Formatter):
+    """A line for each record, and those of its traceback; what a worker says begins with the worker's name."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        worker = getattr(record, "worker", "")
+        record.place = f"{worker}: " if worker else ""
+        return super().formatMessage(record)
 
 
 class _Json(JsonFormatter):
@@ -75,6 +87,6 @@ def configure_logging(
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(_Context(request_id, caller))
-    handler.setFormatter(_Json() if format == "json" else logging.Formatter(TEXT))
+    handler.setFormatter(_Json() if format == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from whylight.telemetry.calls import Call, Request
+from whylight.telemetry.labels import worst
 from whylight.telemetry.observers import Deaf
 
 log = logging.getLogger("whylight.requests")
@@ -21,7 +22,10 @@ _UNUSUAL = re.compile(r"[^\w.:@/+-]")
 
 
 class RequestLog(Deaf):
-    """Writes the lines, at INFO; `caller` names who calls, empty for nobody in particular."""
+    """Writes the lines, at INFO; `caller` names who calls, empty for nobody in particular.
+
+    The reason of a request that was answered is that of its worst input, as in the metrics.
+    """
 
     def __init__(self, caller: Callable[[], str] = lambda: "") -> None:
         self._caller = caller
@@ -29,6 +33,7 @@ class RequestLog(Deaf):
     def request_ended(self, request: Request, code: str, reason: str, seconds: float) -> None:
         """Write the line of a request."""
         call = request.call
+        _, reason = worst([(code, reason), *request.errors])
         fields = {
             "rpc": call.rpc.method,
             "model": _plain(request.model),

@@ -13,6 +13,7 @@ import threading
 import time
 
 from whylight.engine import frames
+from whylight.engine.log_line import LogLineFormatter
 from whylight.errors import WhylightError
 from whylight.worker.config import WorkerConfig
 from whylight.worker.v1 import worker_pb2
@@ -40,7 +41,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         config = WorkerConfig.from_json(sys.stdin.read())
-        logging.basicConfig(level=config.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        _configure_logging(config.log_level)
         _prepare_environment(config)
         # Only now: OpenMP reads its settings when torch is loaded.
         from whylight.worker.loop import DeviceLost, Loop
@@ -76,6 +77,13 @@ def _leave_if_orphaned(connection: socket.socket, ready: threading.Event) -> Non
         gone = True
     if gone and not ready.is_set():
         os._exit(EXIT_ORPHANED)
+
+
+def _configure_logging(level: str) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLineFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
 
 
 def _prepare_environment(config: WorkerConfig) -> None:

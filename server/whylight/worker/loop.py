@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from whylight.engine import frames
+from whylight.engine.log_line import working_for
 from whylight.errors import InternalError, MethodFailed, WhylightError
 from whylight.explanation import Explained
 from whylight.subject.cancel import CancelToken
@@ -192,16 +193,20 @@ class Loop:
         while True:
             if self._running and (owed or not len(self._intake)):
                 owed = False
-                self._advance(self._running.popleft())
+                running = self._running.popleft()
+                with working_for(running.job.batch.request_ids):
+                    self._advance(running)
+                del running
                 continue
             job = self._intake.get()
             if job is None:
                 return
-            if job.long:
-                self._begin(job)
-            else:
-                self._work_off(job)
-                owed = True
+            with working_for(job.batch.request_ids):
+                if job.long:
+                    self._begin(job)
+                else:
+                    self._work_off(job)
+                    owed = True
             del job  # it holds its model, which may be forgotten while this thread waits for the next one
 
     def _begin(self, job: Job) -> None:
