@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from whylight import synthesis as synthesis
     from whylight.artifact import Artifact, Box, Boxes, Map, Picture, Point, Points, Table
     from whylight.calls import MethodCall, MetricCall
-    from whylight.client import AsyncClient, Client
+    from whylight.client import AdminClient, AsyncClient, Client
     from whylight.data_set import DataSet, DataSets
     from whylight.errors import InvalidInput, NotFound, Unsupported, WhylightError
     from whylight.evaluation import Evaluation, RankedMethod, Ranking
@@ -75,7 +75,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture", "Point", "Points", "Table"),
     "calls": ("MethodCall", "MetricCall"),
-    "client": ("AsyncClient", "Client"),
+    "client": ("AdminClient", "AsyncClient", "Client"),
     "data_set": ("DataSet", "DataSets"),
     "errors": ("InvalidInput", "NotFound", "Unsupported", "WhylightError"),
     "evaluation": ("Evaluation", "RankedMethod", "Ranking"),
@@ -137,6 +137,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "LAST_SPATIAL",
     "PROFILES",
+    "AdminClient",
     "Altered",
     "Artifact",
     "AsyncClient",

@@ -1,4 +1,7 @@
-"""``whylight models``: which models there are, and what one consists of; loads one only when it is named."""
+"""``whylight models``: which models there are, what one consists of, and a server's administration of them.
+
+A model is loaded here only when it is named.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,36 @@ from typing import TYPE_CHECKING
 
 import click
 
+from whylight.cli import model_control
 from whylight.cli.parameters import connect, json_option, server_options
 
 if TYPE_CHECKING:
     from whylight.client.catalog import ModelInfo
 
 
-@click.command("models")
+class _Models(click.Group):
+    """A group whose command `show` is meant where no other one is named: ``whylight models`` and ``… models NAME``."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Put the command before the arguments, if it was left out."""
+        if not args or (args[0] not in self.commands and args[0] not in context.help_option_names):
+            args = ["show", *args]
+        return super().parse_args(context, args)
+
+
+@click.group("models", cls=_Models)
+def command() -> None:
+    """Show the models there are, or change those of a running server.
+
+    Without a command, as `show`: whylight models [NAME] [--server HOST:PORT].
+    """
+
+
+@command.command("show")
 @click.argument("name", required=False)
 @server_options()
 @json_option
-def command(name: str | None, server: str | None, tls: bool, ca: str | None, as_json: bool) -> None:
+def show(name: str | None, server: str | None, tls: bool, ca: str | None, as_json: bool) -> None:
     """List the models of a server, or describe the model NAME with its layers.
 
     Without --server, lists where models may come from; NAME is then a source, such as torchvision:resnet50, which is
@@ -51,12 +73,17 @@ def command(name: str | None, server: str | None, tls: bool, ca: str | None, as_
             click.echo("\nwhylight models SOURCE:NAME describes one; whylight serve --model SOURCE:NAME serves it.")
 
 
+for one in (model_control.status, model_control.load, model_control.unload, model_control.reload):
+    command.add_command(one)
+
+
 def _list(models: list[ModelInfo]) -> None:
     from whylight.cli import printing
 
     rows = [
         (
             f"{model.name} *" if model.default else model.name,
+            model.state,
             model.source,
             f"{model.input_size[0]} x {model.input_size[1]}",
             model.class_count,
@@ -67,7 +94,17 @@ def _list(models: list[ModelInfo]) -> None:
         )
         for model in models
     ]
-    columns = ("model", "source", "input", "classes", "parameters", "precision", "device", "last spatial layer")
+    columns = (
+        "model",
+        "state",
+        "source",
+        "input",
+        "classes",
+        "parameters",
+        "precision",
+        "device",
+        "last spatial layer",
+    )
     printing.print_table(columns, rows)
 
 
@@ -76,6 +113,7 @@ def _describe(model: ModelInfo) -> None:
 
     facts = (
         ("source", model.source),
+        ("state", f"{model.state}{f', version {model.generation}' if model.generation else ''}"),
         ("digest", model.digest),
         ("input", f"{model.input_channels} x {model.input_size[1]} x {model.input_size[0]} (channels, height, width)"),
         ("classes", f"{model.class_count}{', with labels' if model.labels else ''}"),

@@ -196,8 +196,15 @@ class Credentials:
     key: str | None = None
 
 
-def server_options(*, required: bool = False) -> Callable[[Command], Command]:
-    """Add the options that say which server to ask, and how."""
+def server_options(
+    *,
+    required: bool = False,
+    name: str = "--server",
+    metavar: str = "HOST:PORT",
+    help: str = "Server to ask.",
+    envvar: str | None = None,
+) -> Callable[[Command], Command]:
+    """Add the options that say which server to ask, and how; the first of them is called `name`."""
     file = click.Path(exists=True, dir_okay=False)
 
     def add(command: Command) -> Command:
@@ -209,7 +216,7 @@ def server_options(*, required: bool = False) -> Callable[[Command], Command]:
             ),
             click.option("--ca", type=file, help="PEM file of the authorities to trust; means --tls."),
             click.option("--tls", is_flag=True, help="Encrypt."),
-            click.option("--server", metavar="HOST:PORT", required=required, help="Server to ask."),
+            click.option(name, metavar=metavar, required=required, help=help, envvar=envvar),
         ):
             command = option(command)
         return command

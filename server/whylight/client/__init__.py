@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from whylight.calls import MethodCall, MetricCall
+from whylight.client.admin_client import AdminClient, ModelStatus, ModelWorker
 from whylight.client.async_client import AsyncClient
 from whylight.client.catalog import LayerInfo, MethodInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import tls_credentials, token_from_file
@@ -24,6 +25,7 @@ from whylight.made import (
 from whylight.progress import Progress
 
 __all__ = [
+    "AdminClient",
     "Answer",
     "AsyncClient",
     "Client",
@@ -35,6 +37,8 @@ __all__ = [
     "MethodInfo",
     "MetricCall",
     "ModelInfo",
+    "ModelStatus",
+    "ModelWorker",
     "PluginInfo",
     "Progress",
     "Request",

@@ -72,7 +72,8 @@ class CompanionInfo:
 class ModelInfo:
     """A served model. `input_size` is (width, height) after the transform; labels and layers are left out of lists.
 
-    `companions` are what an `Input` must have besides the picture, by name.
+    `companions` are what an `Input` must have besides the picture, by name. `state` is ready, or else why it does not
+    answer calls: unloaded, loading, unloading, failed. `generation` counts its loads in the server's life.
     """
 
     name: str
@@ -91,6 +92,8 @@ class ModelInfo:
     batch_invariant: bool
     parameter_count: int
     companions: Mapping[str, CompanionInfo] = field(default_factory=dict)
+    state: str = "ready"
+    generation: int = 1
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,8 @@ def model_from_proto(message: pb.Model) -> ModelInfo:
             name: CompanionInfo(_word(DataType, one.dtype, "DATA_TYPE_"), tuple(one.shape), one.low, one.high)
             for name, one in message.companions.items()
         },
+        _word(pb.ModelState, message.state, "MODEL_STATE_"),
+        message.generation,
     )
 
 
