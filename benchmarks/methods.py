@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from environment import describe
 from grad_cam import resident_peak, waited_for
-from interleaved import both_clocks, in_turns, median_ratio
+from interleaved import both_clocks, in_turns, median_ratio, wall_seconds
 from method_cases import Case, Peer, cases
 from method_peers import CLASS, ROWS_PER_PASS, Call, Task
 from method_table import HEADER, cells, goal_lines
@@ -148,7 +148,8 @@ def measure(
     timed = calls | {PLAIN: pass_}
     if device != "cpu":
         timed = {name: waited_for(run) for name, run in timed.items()}
-    taken = in_turns(timed, seconds, both_clocks, least=3, warm_up=1)
+    timed[PLAIN]()  # as the others have run before, for their agreement
+    taken = in_turns(timed, seconds, both_clocks, least=3, warm_up=0)
     wall = {name: [one.wall for one in each] for name, each in taken.items()}
     busy = {name: [one.processor for one in each] for name, each in taken.items()}
     ratios = {peer.library: median_ratio(wall, peer.library, OURS) for peer in case.peers}
@@ -185,7 +186,7 @@ def peak_memory(method: str, contestant: str, model: str, batch: int, device: st
 
 
 def print_peak_memory(case: Case, contestant: str, model: str, batch: int, device: str, size: int) -> None:
-    """Run one contestant twice, and print by how much the process's peak grew; on a GPU, that of its memory."""
+    """Run one contestant, again if that is soon done, and print by how much the process's peak grew, or the GPU's."""
     task = task_of(case, model, batch, device, size)
     made: Mapping[str, Callable[[], Call]] = {
         OURS: lambda: ours(case, model, task, device, case.peers[0]),
@@ -198,7 +199,7 @@ def print_peak_memory(case: Case, contestant: str, model: str, batch: int, devic
     else:
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak until now, the parent's included
         before = resident_peak()
-    for _ in range(2):
+    if wall_seconds(run) < 1:
         run()
     after = resident_peak() if device == "cpu" else torch.cuda.max_memory_allocated() / 2**10
     print((after - before) / 2**10)

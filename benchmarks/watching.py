@@ -38,6 +38,11 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
+    @property
+    def pids(self) -> list[int]:
+        """Ids of the processes."""
+        return [process.pid for process in self._processes.values()]
+
     def sample(self) -> dict[str, Any]:
         """Take one sample more, now."""
         taken: dict[str, Any] = {"time": time.monotonic()}
