@@ -194,6 +194,8 @@ def test_times_and_priorities():
     parameters = read(infer(parameters={"timeout": 1_500_000, "priority": 1})).parameters
     assert (parameters.timeout, parameters.priority) == (1.5, 1)
     assert read(infer(parameters={"timeout": 0})).parameters.timeout is None
+    native = [read(infer(parameters={"priority": level})).request.priority for level in (0, 1, 2, 9)]
+    assert native == [v1.PRIORITY_UNSPECIFIED] * 2 + [v1.PRIORITY_BULK] * 2
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,57 @@ async def test_the_index_lists_models_and_methods(served: Served, stub):
     assert {one.name for one in index.models} == {name for name, (state, _) in states.items() if state == "READY"}
 
 
+async def test_requests_are_counted(served: Served, stub):
+    def timed(work):
+        results = explained(work)
+        for result in results:
+            for explanation in result.explained.explanations:
+                execution = explanation.execution
+                execution.batch_size = 4
+                execution.queue_time.FromNanoseconds(10)
+                execution.decode_time.FromNanoseconds(20)
+                execution.compute_time.FromNanoseconds(30)
+                execution.render_time.FromNanoseconds(40)
+        return results
+
+    served.engine.answer = timed
+    ask = oip.ModelStatisticsRequest(name="one.grad-cam")
+    (none,) = (await stub.ModelStatistics(ask)).model_stats
+    assert (none.name, none.inference_count, none.last_inference, len(none.batch_stats)) == ("one.grad-cam", 0, 0, 0)
+    await stub.ModelInfer(infer(IMAGE=pixels(3), TARGET=np.array([[0, 1]] * 3)))
+    stream = stub.ModelStreamInfer()
+    await stream.write(infer(IMAGE=pixels(5)))
+    await stream.read()
+    stream.cancel()
+    served.engine.answer = lambda work: (_ for _ in ()).throw(Overloaded("full"))
+    await failure_of(stub.ModelInfer(infer()))
+    (found,) = (await stub.ModelStatistics(ask)).model_stats
+    stats = found.inference_stats
+    assert (found.inference_count, found.execution_count) == (8, 2)
+    assert (stats.success.count, stats.fail.count, stats.queue.count) == (2, 1, 8)
+    assert (stats.queue.ns, stats.compute_input.ns, stats.compute_infer.ns) == (80, 160, 240)
+    assert stats.compute_output.ns == 3 * 80 + 5 * 40
+    assert stats.success.ns > 0
+    assert found.last_inference > 0
+    assert [(one.batch_size, one.compute_infer.count) for one in found.batch_stats] == [(4, 8)]
+    every = (await stub.ModelStatistics(oip.ModelStatisticsRequest())).model_stats
+    assert {one.name: one.inference_count for one in every if one.inference_count} == {"one.grad-cam": 8}
+    missing = stub.ModelStatistics(oip.ModelStatisticsRequest(name="three"))
+    assert (await failure_of(missing)).reason == "MODEL_NOT_FOUND"
+
+
+async def test_an_answer_that_was_kept_is_no_work(served: Served, stub):
+    def kept(work):
+        results = explained(work)
+        results[0].explained.explanations[0].execution.cached = True
+        return results
+
+    served.engine.answer = kept
+    await stub.ModelInfer(infer())
+    (found,) = (await stub.ModelStatistics(oip.ModelStatisticsRequest(name="one.grad-cam"))).model_stats
+    assert (found.inference_stats.success.count, found.inference_count) == (1, 0)
+
+
 async def test_a_call_of_triton_that_is_not_here_is_unimplemented(served: Served):
     call = served.channel.unary_unary(f"/{oip.SERVICE}/CudaSharedMemoryRegister")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -378,6 +429,7 @@ def test_every_call_has_its_scope():
         "ServerMetadata": Scope.CATALOG,
         "ModelMetadata": Scope.CATALOG,
         "ModelConfig": Scope.CATALOG,
+        "ModelStatistics": Scope.CATALOG,
         "RepositoryIndex": Scope.CATALOG,
         "ModelInfer": Scope.EXPLAIN,
         "ModelStreamInfer": Scope.EXPLAIN,

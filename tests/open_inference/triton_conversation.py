@@ -85,6 +85,8 @@ def inference(client, model):
     )
     seeded = [client.infer(f"{model}.smoothgrad", pictures(), parameters={"seed": 5}) for _ in range(2)]
     says("a seed makes chance repeatable", len({one.as_numpy("MAP").tobytes() for one in seeded}) == 1)
+    counted = client.get_inference_statistics(name).model_stats[0]
+    says("statistics count inputs and batches", counted.inference_count > counted.execution_count > 0)
     says("priority and timeout are taken", client.infer(name, pictures(), priority=1, timeout=60_000_000) is not None)
 
 
@@ -109,7 +111,7 @@ def errors(client, model):
     ):
         code, message = refusal(client.infer, *arguments, **named)
         says(f"{what} is {status}, and the message names it", code == f"StatusCode.{status}" and text in message)
-    for call in (client.get_inference_statistics, client.get_log_settings, client.get_cuda_shared_memory_status):
+    for call in (client.get_trace_settings, client.get_log_settings, client.get_cuda_shared_memory_status):
         says(f"{call.__name__} is UNIMPLEMENTED", refusal(call)[0] == "StatusCode.UNIMPLEMENTED")
 
 

@@ -28,6 +28,9 @@ __all__ = [
     "ModelOutput",
     "ModelReadyRequest",
     "ModelReadyResponse",
+    "ModelStatistics",
+    "ModelStatisticsRequest",
+    "ModelStatisticsResponse",
     "ModelStreamInferResponse",
     "RepositoryIndexRequest",
     "RepositoryIndexResponse",
@@ -37,6 +40,7 @@ __all__ = [
     "ServerMetadataResponse",
     "ServerReadyRequest",
     "ServerReadyResponse",
+    "StatisticDuration",
 ]
 
 SERVICE = "inference.GRPCInferenceService"
@@ -64,6 +68,9 @@ if TYPE_CHECKING:
         ModelOutput,
         ModelReadyRequest,
         ModelReadyResponse,
+        ModelStatistics,
+        ModelStatisticsRequest,
+        ModelStatisticsResponse,
         ModelStreamInferResponse,
         RepositoryIndexRequest,
         RepositoryIndexResponse,
@@ -73,6 +80,7 @@ if TYPE_CHECKING:
         ServerMetadataResponse,
         ServerReadyRequest,
         ServerReadyResponse,
+        StatisticDuration,
     )
 else:
     for _name in POOL.FindFileByName("whylight/open_inference/inference.proto").message_types_by_name:

@@ -43,8 +43,8 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the parameters of a request say. `timeout` in seconds; `priority` as Triton counts it: 0 the default, 1
-    the highest.
+    """What the parameters of a request say. `timeout` in seconds; `priority` as Triton counts it: 0 the default, 1 the
+    highest, which is the default here; what is below is bulk work.
     """
 
     options: Struct = field(default_factory=Struct)

@@ -103,6 +103,7 @@ def read_request(request: ModelInferRequest, catalog: worker_pb2.Ready, limits: 
         targets=parameters.targets,
         outputs=wanted.specs,
         top_predictions=parameters.top_predictions,
+        priority=v1.PRIORITY_BULK if parameters.priority > 1 else v1.PRIORITY_UNSPECIFIED,
     )
     tensors = read_tensors(request, max_elements=limits.message_bytes)
     pictures = _pictures(tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -17,15 +18,17 @@ from whylight.open_inference import messages as oip
 from whylight.open_inference.answers import write_answer
 from whylight.open_inference.metadata import config, metadata
 from whylight.open_inference.names import everything, find
-from whylight.open_inference.requests import read_request
+from whylight.open_inference.requests import Question, read_request
+from whylight.open_inference.statistics import Statistics
 from whylight.open_inference.stream import InferStream
 from whylight.rpc.admission import Admission
 from whylight.rpc.backend import Backend
 from whylight.rpc.context import Context, deadline_of
 from whylight.rpc.explaining import Explaining, loaded_catalog
 from whylight.telemetry.calls import streamed_request
+from whylight.v1 import explanation_pb2 as v1
 
-EXTENSIONS = ("parameters", "model_configuration", "model_repository(index)", "streaming")
+EXTENSIONS = ("parameters", "model_configuration", "model_repository(index)", "statistics", "streaming")
 
 
 class OpenInferenceServicer:
@@ -51,6 +54,7 @@ class OpenInferenceServicer:
         self._serving = serving
         self._response_bytes = response_bytes
         self._stream_window = stream_window
+        self._statistics = Statistics()
         self._explaining = Explaining(backend, limits, default_model, response_bytes)
 
     async def ServerLive(self, request: oip.ServerLiveRequest, context: Context) -> oip.ServerLiveResponse:
@@ -86,6 +90,14 @@ class OpenInferenceServicer:
         asked = find(loaded_catalog(self._backend), request.name, request.version, field="name")
         return config(asked, self._limits.inputs)
 
+    async def ModelStatistics(
+        self, request: oip.ModelStatisticsRequest, context: Context
+    ) -> oip.ModelStatisticsResponse:
+        """Count what came of the requests of this service for one model, or for all."""
+        catalog = loaded_catalog(self._backend)
+        every = [find(catalog, request.name, request.version, field="name")] if request.name else everything(catalog)
+        return oip.ModelStatisticsResponse(model_stats=map(self._statistics.of, every))
+
     async def RepositoryIndex(
         self, request: oip.RepositoryIndexRequest, context: Context
     ) -> oip.RepositoryIndexResponse:
@@ -118,19 +130,28 @@ class OpenInferenceServicer:
         return InferStream(answer, self._admission, self._stream_window).answers(request_iterator)
 
     async def _infer(self, request: oip.ModelInferRequest, deadline: float | None) -> oip.ModelInferResponse:
+        began = time.perf_counter_ns()
         question = read_request(request, loaded_catalog(self._backend), self._limits)
+        try:
+            explained = await self._explain(question, deadline)
+            answer = write_answer(question, explained)
+            if answer.ByteSize() > self._response_bytes:
+                raise AnswerRoom(self._response_bytes).error()
+        except WhylightError:
+            self._statistics.failed(question.asked, time.perf_counter_ns() - began)
+            raise
+        self._statistics.answered(question.asked, explained, time.perf_counter_ns() - began)
+        return answer
+
+    async def _explain(self, question: Question, deadline: float | None) -> v1.ExplainResponse:
         timeout = question.parameters.timeout
         if timeout is not None:
             own = asyncio.get_running_loop().time() + timeout
             deadline = own if deadline is None else min(deadline, own)
         try:
-            explained = await self._explaining.explain(question.request, deadline)
+            return await self._explaining.explain(question.request, deadline)
         except WhylightError as error:
             raise question.localised(error) from None
-        answer = write_answer(question, explained)
-        if answer.ByteSize() > self._response_bytes:
-            raise AnswerRoom(self._response_bytes).error()
-        return answer
 
 
 def add_to_server(servicer: OpenInferenceServicer, server: grpc.aio.Server) -> None:
