@@ -6,14 +6,14 @@ The name of the caller is then at hand in `whylight.security.current_caller`, fo
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from whylight.errors import PermissionDenied, Unauthenticated, WhylightError
-from whylight.rpc.context import Context
+from whylight.rpc.bounded import refusal
 from whylight.security import Access, Scope, bearer_token, set_caller
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         try:
             self._check(method, handler_call_details.invocation_metadata)
         except WhylightError as error:
-            return _refusal(error)
+            return refusal(error)
         return handler
 
     def _check(self, method: str, metadata: Any) -> None:
@@ -81,17 +81,3 @@ class Authentication(grpc.aio.ServerInterceptor):
         set_caller(self._access.check(bearer_token(entries[0]) if entries else None, scope))
         if scope is not Scope.EXPLAIN:  # those are counted at the door, each request of a stream for itself
             self._access.charge_call()
-
-
-def _refusal(error: WhylightError) -> grpc.RpcMethodHandler[Any, Any]:
-    """Return a handler that fails without reading: to gRPC, one of streams is that, whatever the client sends."""
-
-    async def refuse(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        yield _fail(error)
-
-    return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _fail(error: WhylightError) -> bytes:
-    """Raise. A handler of streams is a generator, and yields, or seems to."""
-    raise error

@@ -46,16 +46,18 @@ class Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         wrap = _Wrap(self._observer, self._rpcs.rpc(method, handler), handler)
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(wrap.unary(handler.unary_unary), None, wrap.serialise)
+            return grpc.unary_unary_rpc_method_handler(wrap.once(handler.unary_unary, wrap.parse), None, wrap.serialise)
+        if handler.stream_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                wrap.once(handler.stream_unary, wrap.parse_each), None, wrap.serialise
+            )
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
                 wrap.stream(handler.unary_stream, wrap.parse), None, wrap.serialise
             )
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                wrap.stream(handler.stream_stream, wrap.parse_each), None, wrap.serialise
-            )
-        raise TypeError(f"{method}: no service of ours takes a stream and answers once")
+        return grpc.stream_stream_rpc_method_handler(
+            wrap.stream(handler.stream_stream, wrap.parse_each), None, wrap.serialise
+        )
 
     def _count_unknown(self, details: grpc.HandlerCallDetails) -> None:
         """Tell of a call that nobody serves, whose name may be anything: gRPC answers it without us."""
@@ -74,12 +76,12 @@ class _Wrap:
         self._parse = handler.request_deserializer or bytes
         self._serialise = handler.response_serializer
 
-    def unary(self, handle: Any) -> Any:
+    def once(self, handle: Any, parse: Callable[[Any], Any]) -> Any:
         """Guard a handler that answers once."""
 
-        async def guarded(request: bytes, context: Context) -> Any:
+        async def guarded(request: Any, context: Context) -> Any:
             async with self._guarded(context):
-                return await handle(self.parse(request), context)
+                return await handle(parse(request), context)
 
         return guarded
 

@@ -16,8 +16,9 @@ from whylight.open_inference.messages import SERVICE as OPEN_INFERENCE_SERVICE
 from whylight.open_inference.servicer import OpenInferenceServicer, add_to_server
 from whylight.rpc import health, reflection
 from whylight.rpc.admission import Admission
-from whylight.rpc.authentication import Authentication
+from whylight.rpc.authentication import FREE, Authentication
 from whylight.rpc.backend import Backend
+from whylight.rpc.bounded import BOUND_OPTIONS, Bounded, Intake, Outlet, Streams
 from whylight.rpc.catalog_servicer import CatalogServicer
 from whylight.rpc.explanation_servicer import ExplanationServicer
 from whylight.rpc.interceptors import Guard
@@ -65,10 +66,13 @@ class RpcServer:
         self._health = health.HealthServicer(*services)
         limits = settings.limits.limits()
         self._server = grpc.aio.server(
-            interceptors=(Guard(observer), Authentication(access)),
+            interceptors=(Guard(observer), Authentication(access), _bounded(settings)),
+            maximum_concurrent_rpcs=settings.server.calls,
             options=(
                 ("grpc.max_receive_message_length", limits.message_bytes),
                 ("grpc.max_concurrent_streams", settings.server.calls_per_connection),
+                ("grpc.max_allowed_incoming_connections", settings.server.connections),
+                *BOUND_OPTIONS,
                 ("grpc.max_send_message_length", settings.server.response_bytes),
                 # One process has the port: a second server on it is a mistake to be told of, not to share calls with.
                 ("grpc.so_reuseport", 0),
@@ -151,6 +155,12 @@ class RpcServer:
         self._health.end()
         await self._server.stop(0 if hurry.is_set() else STOP_SECONDS)
         return answered
+
+
+def _bounded(settings: Settings) -> Bounded:
+    server = settings.server
+    intake = Intake(server.receive_bytes // settings.limits.message_bytes, server.receive_seconds)
+    return Bounded(intake, Streams(server.streams), Outlet(server.answer_bytes, server.response_bytes), free=FREE)
 
 
 def _certificates(settings: Settings) -> Certificates | None:

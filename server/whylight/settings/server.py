@@ -32,6 +32,31 @@ class ServerSettings(Section):
     calls_per_connection: Positive = Field(
         1024, description="Calls that one connection may have open at once; more wait at the client."
     )
+    connections: Positive = Field(1024, description="Connections that may be open at once; more are closed.")
+    calls: Positive = Field(
+        8192,
+        description="Calls that may be open at once, of all connections; more are refused with RESOURCE_EXHAUSTED.",
+    )
+    streams: Positive = Field(
+        128, description="Calls among them that may send one message after the other; more: TOO_MANY_STREAMS."
+    )
+    receive_bytes: Positive = Field(
+        4 * 2**30,
+        description="Bytes of messages that are being received, of all calls but streams: so many are read at once as "
+        "have room at limits.message_bytes each, and the others wait at the client.",
+    )
+    receive_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="How long a message may take to come before its call ends with MESSAGE_LATE; one that waits twice "
+        "as long for its turn is refused with RECEIVING_FULL.",
+    )
+    answer_bytes: Positive = Field(
+        1 * 2**30,
+        description="Bytes of answers that wait until their readers take them, a quarter of it for one connection; an "
+        "answer that finds no room is dropped, and its call refused with ANSWERS_WAITING.",
+    )
     stream_window: Positive = Field(
         32, description="Requests of one StreamExplain call that are worked on at once; the client's next ones wait."
     )

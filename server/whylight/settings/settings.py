@@ -111,6 +111,8 @@ def _problems(settings: Settings) -> Iterator[str]:
         ("batching.max_batch_cost", "queue.cost", "a full batch must fit the queue"),
         ("limits.inputs", "queue.items", "the largest request must fit the queue"),
         ("limits.message_bytes", "queue.bytes", "the largest request must fit the queue"),
+        ("limits.message_bytes", "server.receive_bytes", "one message must fit"),
+        ("server.response_bytes", "server.answer_bytes", "one answer must fit"),
         ("batching.max_batch_bytes", "queue.bytes", "a full batch must fit the queue"),
         ("long_work.call_cost", "long_work.queue_cost", "the dearest call must fit the queue"),
         ("worker.restart_backoff_seconds", "worker.restart_backoff_max_seconds", "the wait only grows"),
