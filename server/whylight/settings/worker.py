@@ -27,6 +27,13 @@ class WorkerSettings(Section):
     )
     threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 means one per core.")
     decode_threads: Positive = Field(2, description="Threads of a worker that decode pictures.")
+    keep_memory_bytes: int = Field(
+        2**30,
+        ge=0,
+        lt=2**31,
+        description="Freed memory of the host that a worker keeps for its next batch, which on a CPU saves up to a "
+        "tenth of the time. 0 gives all of it back.",
+    )
     start_timeout_seconds: float = Field(
         600.0,
         gt=0,

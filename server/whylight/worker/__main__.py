@@ -16,6 +16,7 @@ from whylight.engine import frames
 from whylight.engine.log_line import LogLineFormatter
 from whylight.errors import WhylightError
 from whylight.worker.config import WorkerConfig
+from whylight.worker.memory import keep_freed_memory
 from whylight.worker.v1 import worker_pb2
 
 EXIT_CANNOT_START = 1
@@ -88,6 +89,8 @@ def _configure_logging(level: str) -> None:
 
 def _prepare_environment(config: WorkerConfig) -> None:
     """Set what OpenMP reads once. Spinning barriers cost 1.5x when the front end shares the cores (DESIGN.md)."""
+    if config.keep_memory_bytes:
+        keep_freed_memory(config.keep_memory_bytes)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
