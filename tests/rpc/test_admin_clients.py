@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+
 import click
 import pytest
 from admin_serving import Administered, administering, choice
