@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -100,9 +101,22 @@ def _companions(model: Model, inputs: Sequence[DecodedInput]) -> dict[str, Tenso
     """Return the companions `[N, ...]`, floats in the model's type."""
     together = {}
     for name in model.companions:
-        values = torch.from_numpy(np.stack([item.companions[name] for item in inputs])).to(model.device)
+        values = gathered([item.companions[name] for item in inputs], model.device)
         together[name] = values.to(model.dtype) if values.is_floating_point() else values
     return together
+
+
+def gathered(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> Tensor:
+    """Return arrays of one shape and type on a device, one behind the other.
+
+    A GPU fetches them from pinned memory while the thread goes on; torch keeps that memory until it has done so.
+    """
+    if device.type != "cuda":
+        return torch.from_numpy(np.stack(arrays)).to(device)
+    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    together = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype, pin_memory=True)
+    np.stack(arrays, out=together.numpy())
+    return together.to(device, non_blocking=True)
 
 
 def stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:
@@ -111,11 +125,10 @@ def stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:
     arrays = [n for n, item in enumerate(inputs) if not item.is_picture]
     parts: list[Tensor] = []
     if pictures:
-        pixels = torch.from_numpy(np.stack([inputs[n].values for n in pictures])).to(model.device)
+        pixels = gathered([inputs[n].values for n in pictures], model.device)  # bytes: a quarter of what floats take
         parts.append(model.transform.normalise(pixels, dtype=model.dtype))
     if arrays:
-        numbers = torch.from_numpy(np.stack([inputs[n].values for n in arrays]))
-        parts.append(numbers.to(model.device, model.dtype))
+        parts.append(gathered([inputs[n].values for n in arrays], model.device).to(model.dtype))
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts)[torch.tensor(pictures + arrays, device=model.device).argsort()]

@@ -79,7 +79,8 @@ class Transform:
         from PIL import Image
 
         original = picture.size
-        fitted = picture.convert("L" if self.channels == 1 else "RGB")
+        mode = "L" if self.channels == 1 else "RGB"
+        fitted = picture if picture.mode == mode else picture.convert(mode)  # `convert` always copies
         if self.resize is not None:
             fitted = fitted.resize(self._resized_size(original), getattr(Image.Resampling, self.interpolation.upper()))
         width, height = fitted.size
