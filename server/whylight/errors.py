@@ -19,6 +19,7 @@ Each carries a constant `reason`; the list of reasons is in proto/whylight/v1/RE
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -82,6 +83,25 @@ class WhylightError(Exception):
             for violation in self.violations
         )
         return self
+
+    def locate(self, moves: Mapping[str, str]) -> WhylightError:
+        """Return a copy whose field paths are in other words: a beginning that is among `moves` is replaced.
+
+        The first that fits counts. "input" begins "input", "input.image" and "input[0]", but not "inputs".
+        """
+        located = copy.copy(self)
+        located.__cause__ = self.__cause__
+        located.violations = tuple(
+            Violation(_moved(violation.field, moves), violation.description) for violation in self.violations
+        )
+        return located
+
+
+def _moved(field: str, moves: Mapping[str, str]) -> str:
+    for old, new in moves.items():
+        if field.startswith(old) and field[len(old) : len(old) + 1] in ("", ".", "["):
+            return new + field[len(old) :]
+    return field
 
 
 class InvalidInput(WhylightError):

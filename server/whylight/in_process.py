@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from whylight.decode import companion_array, upright_rgb
-from whylight.errors import InvalidInput, Violation, WhylightError
+from whylight.errors import InvalidInput, WhylightError
 from whylight.explainer import Explainer, Watcher
 from whylight.explainer import Progress as PlannedProgress
 from whylight.explainer.inputs import decode_input
@@ -328,27 +328,9 @@ def _watcher(on_progress: Callable[[Progress], None], place: int, names: Sequenc
 
 def _named(error: WhylightError, place: int, many: bool) -> WhylightError:
     """Say which image an error is about, in the words of `explain`'s arguments."""
-    name = f"images[{place}]" if many else "images"
-    error.violations = tuple(
-        Violation(name + violation.field.removeprefix("input"), violation.description)
-        if violation.field.startswith("input")
-        else violation
-        for violation in error.violations
-    )
-    return error
+    return error.locate({"input": f"images[{place}]" if many else "images"})
 
 
 def _of_method(error: WhylightError, several: bool) -> WhylightError:
     """Say which method an error is about, in the words of `explain`'s arguments."""
-    error.violations = tuple(
-        Violation(
-            violation.field.replace("methods[", "method[", 1)
-            if several
-            else violation.field.replace("methods[0]", "method", 1),
-            violation.description,
-        )
-        if violation.field.startswith("methods[")
-        else violation
-        for violation in error.violations
-    )
-    return error
+    return error.locate({"methods": "method"} if several else {"methods[0]": "method"})

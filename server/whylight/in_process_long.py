@@ -293,14 +293,5 @@ def _all(slices: Slices, count: int, many: bool) -> list[Explained]:
 
 def _named(error: WhylightError, place: int, many: bool) -> WhylightError:
     """Say what an error is about in the words of the arguments; `place` is that of the target."""
-
-    def moved(field: str) -> str:
-        if field.startswith("inputs["):
-            return f"pictures[{field.removeprefix('inputs[')}"
-        if field.startswith("input.targets["):
-            own, _, rest = field.removeprefix("input.targets[").partition("]")
-            return f"target[{place + int(own)}]{rest}" if many else f"target{rest}"
-        return {"inputs": "pictures", "targets": "target", "input.targets": "target"}.get(field, field)
-
-    error.violations = tuple(Violation(moved(one.field), one.description) for one in error.violations)
-    return error
+    own = f"target[{place}]" if many else "target"
+    return error.locate({"inputs": "pictures", "input.targets[0]": own, "input.targets": "target", "targets": "target"})

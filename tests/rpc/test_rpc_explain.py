@@ -247,3 +247,40 @@ async def test_limits_are_the_operators():
         sent.inputs[0].tensor.CopyFrom(v1.Tensor(dtype=v1.DATA_TYPE_UINT8, shape=[3, 3], data=bytes(9)))
         answer = await stub(served).Explain(sent)
         assert answer.results[0].error.reason == "TENSOR_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason", "field"),
+    [
+        ({"inputs": [], "methods": [], "priority": 9}, "REQUEST_INVALID", "inputs"),
+        ({"methods": [], "model": "x" * 1000}, "REQUEST_INVALID", "methods"),
+        ({"outputs": [v1.OutputSpec()] * 17, "model": "x" * 1000}, "TOO_MANY_OUTPUTS", "outputs"),
+        ({"model": "x" * 1000, "priority": 9}, "REQUEST_INVALID", "model"),
+        ({"priority": 9, "methods": [v1.MethodCall()]}, "REQUEST_INVALID", "priority"),
+        ({"methods": [v1.MethodCall()], "outputs": [v1.OutputSpec(name="o")]}, "REQUEST_INVALID", "methods[0].name"),
+    ],
+)
+async def test_explain_and_evaluate_refuse_in_one_order(served: Served, wrong: dict, reason: str, field: str):
+    """Each request has several faults; both calls tell of the same one."""
+    sound = request()
+    fields = {"methods": sound.methods, "inputs": sound.inputs, **wrong}
+    metrics = [v1.MetricCall(name="insertion")]
+    for call, message in (
+        (stub(served).Explain, v1.ExplainRequest(**fields)),
+        (stub(served).Evaluate, v1.EvaluateRequest(metrics=metrics, **fields)),
+    ):
+        failure = await failure_of(call(message))
+        assert (failure.reason, failure.fields) == (reason, [field])
+
+
+async def test_metrics_are_checked_behind_the_methods(served: Served):
+    sound = request()
+    evaluation = v1.EvaluateRequest(methods=sound.methods, inputs=sound.inputs)
+    failure = await failure_of(stub(served).Evaluate(evaluation))
+    assert failure.fields == ["metrics"]
+    evaluation.metrics.add()
+    failure = await failure_of(stub(served).Evaluate(evaluation))
+    assert failure.fields == ["metrics[0].name"]
+    evaluation.methods.add()
+    failure = await failure_of(stub(served).Evaluate(evaluation))
+    assert failure.fields == ["methods[1].name"]

@@ -73,7 +73,8 @@ async def test_an_id_that_is_open_is_refused_and_free_again_after_its_answer(ser
     await stream.write(item("a", 0))
     await stream.write(item("a", 1))
     refused = await stream.read()
-    assert (refused.id, refused.error.reason, refused.error.violations[0].field) == ("a", "ID_TAKEN", "id")
+    assert refused.WhichOneof("outcome") == "refused", "an error would be taken for the end of the one that is open"
+    assert (refused.id, refused.refused.reason, refused.refused.violations[0].field) == ("a", "ID_TAKEN", "id")
     holds.release(0)
     assert class_of(await stream.read()) == 0
     holds.release(2)

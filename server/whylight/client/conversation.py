@@ -80,6 +80,8 @@ class Conversation:
         Raises:
             InternalError: it answers none that is open, or cannot be read (RESPONSE_INVALID).
         """
+        if response.WhichOneof("outcome") == "refused":  # we never give an id twice
+            raise InternalError(f"the server has {response.id!r} open twice", reason="RESPONSE_INVALID")
         request = self._open.pop(response.id, None)
         if request is None:
             raise InternalError(f"an answer to {response.id!r}, which is not open", reason="RESPONSE_INVALID")

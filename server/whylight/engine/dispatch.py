@@ -9,7 +9,6 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
 
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, Timer
@@ -281,9 +280,7 @@ class Dispatcher:
 
 def _of_long_work(error: WhylightError) -> WhylightError:
     """Name the fields of a refused call in the words of requests for long work: several inputs are its targets."""
-    fields = {"methods": "method.options", "inputs": "targets"}
-    error.violations = tuple(replace(one, field=fields.get(one.field, one.field)) for one in error.violations)
-    return error
+    return error.locate({"methods": "method.options", "inputs": "targets"})
 
 
 def _version(queue: Hashable) -> Version:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from whylight.decode import DecodedInput, decode_image, decode_pixels, decode_tensor
-from whylight.errors import InvalidInput, Unsupported, Violation, WhylightError
+from whylight.errors import InvalidInput, Unsupported, WhylightError
 from whylight.explainer.plan import ExplanationPlan
 from whylight.frozen_array import FrozenArray
 from whylight.limits import Limits
@@ -69,7 +69,7 @@ def decode_input(
                     error = InvalidInput(
                         f"{error.message}, {all_of_them}", reason=error.reason, field=error.violations[0].field
                     )
-                raise _of_reference(error, f"input.targets[{place}].similarity") from None
+                raise error.locate({"input": f"input.targets[{place}].similarity"}) from None
             references[image] = dataclasses.replace(read, companions=checked)
     return dataclasses.replace(
         decoded, decode_time=time.perf_counter() - started, companions=checked, references=references
@@ -115,14 +115,6 @@ def _decoded(
         return _of_picture(plan, decode_pixels(data, limits), "input.tensor.shape", drawn)
     picture = data if isinstance(data, Image.Image) else decode_image(data, limits)
     return _of_picture(plan, picture, "input.image", drawn)
-
-
-def _of_reference(error: WhylightError, field: str) -> WhylightError:
-    error.violations = tuple(
-        Violation(field + violation.field.removeprefix("input"), violation.description)
-        for violation in error.violations
-    )
-    return error
 
 
 def fit_picture(transform: Transform, model: str, picture: Image.Image, field: str) -> Fitted:

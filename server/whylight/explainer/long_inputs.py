@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from whylight.decode import DecodedInput, decode_image, decode_pixels, decode_tensor
-from whylight.errors import InvalidInput, Unsupported, Violation, WhylightError
+from whylight.errors import InvalidInput, Unsupported, WhylightError
 from whylight.explainer.inputs import decode_input, fit_picture
 from whylight.explainer.inspecting import check_sizes
 from whylight.explainer.long_plan import LongPlan, check_count
@@ -45,7 +45,7 @@ def decode_pictures(
         try:
             made[index] = _picture(plan, one, limits)
         except WhylightError as error:
-            raise _of(error, index) from None
+            raise error.locate({"input": f"inputs[{index}]"}) from None
     return made, time.perf_counter() - started
 
 
@@ -66,7 +66,7 @@ def decode_inputs(
         try:
             inputs.append(decode_input(plain, one, limits))
         except WhylightError as error:
-            raise _of(error, index) from None
+            raise error.locate({"input": f"inputs[{index}]"}) from None
     check_sizes(inputs)
     return tuple(inputs)
 
@@ -117,13 +117,3 @@ def _picture(plan: LongPlan, data: Data, limits: Limits) -> npt.NDArray[np.float
         picture = data if isinstance(data, Image.Image) else decode_image(data, limits)
     fitted = fit_picture(transform.resized(plan.size), plan.model.name, picture, f"input.{kind}")
     return fitted.pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-
-
-def _of(error: WhylightError, index: int) -> WhylightError:
-    error.violations = tuple(
-        Violation(f"inputs[{index}]{violation.field.removeprefix('input')}", violation.description)
-        if violation.field.startswith("input.") or violation.field == "input"
-        else violation
-        for violation in error.violations
-    )
-    return error

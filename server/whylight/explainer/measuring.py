@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from whylight.errors import Cancelled, MethodFailed, NotFound, Unsupported, Violation, WhylightError
+from whylight.errors import Cancelled, MethodFailed, NotFound, Unsupported, WhylightError
 from whylight.explainer.lacking import is_out_of_memory
 from whylight.explanation import Curve, Measurement
 from whylight.metric import Measured, Metric
@@ -113,13 +113,7 @@ class Measuring:
         except Cancelled:
             raise
         except WhylightError as error:
-            error.violations = tuple(
-                Violation(f"metrics[{metric.index}].{violation.field}", violation.description)
-                if violation.field.partition(".")[0] == "options"
-                else violation
-                for violation in error.violations
-            )
-            raise
+            raise error.locate({"options": f"metrics[{metric.index}].options"}) from None
         except Exception as error:
             if is_out_of_memory(error):
                 raise

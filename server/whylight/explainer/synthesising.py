@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from whylight.artifact import Artifact, Map
-from whylight.errors import InvalidInput, Violation, WhylightError
+from whylight.errors import InvalidInput, WhylightError
 from whylight.explainer.attribution import predict
 from whylight.explainer.long_plan import LongPlan
 from whylight.explainer.plan import method_failed
@@ -201,17 +201,7 @@ def _blame(plan: LongPlan, order: Order, error: Exception) -> WhylightError:
 
 def placed(error: WhylightError, target: str) -> WhylightError:
     """Put `target` in place of the "target" that an error of the subject names, and "options" below "method"."""
-
-    def moved(violation: Violation) -> Violation:
-        head, dot, rest = violation.field.partition(".")
-        if head == "options":
-            return Violation(f"method.{violation.field}", violation.description)
-        if head == "target":
-            return Violation(target + (dot + rest if rest != "label" else ""), violation.description)
-        return violation
-
-    error.violations = tuple(map(moved, error.violations))
-    return error
+    return error.locate({"options": "method.options", "target.label": target, "target": target})
 
 
 def _runs(plan: LongPlan, order: Order) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from whylight.errors import InvalidInput, Violation, WhylightError
+from whylight.errors import InvalidInput, WhylightError
 from whylight.limits import Limits
 from whylight.target import Target
 
@@ -34,14 +34,4 @@ def check_targets(model: Model, targets: Sequence[Target], limits: Limits) -> No
 
 def located(error: WhylightError, field: str, method: int = 0) -> WhylightError:
     """Put `field` in place of the "target" that an error of the subject names, and "options" below their method."""
-    error.violations = tuple(_located(violation, field, method) for violation in error.violations)
-    return error
-
-
-def _located(violation: Violation, field: str, method: int) -> Violation:
-    head, _, rest = violation.field.partition(".")
-    if head == "options":
-        return Violation(f"methods[{method}].{violation.field}", violation.description)
-    if head != "target":
-        return violation
-    return Violation(f"{field}.{rest}" if rest and rest != "label" else field, violation.description)
+    return error.locate({"options": f"methods[{method}].options", "target.label": field, "target": field})

@@ -11,7 +11,7 @@ from whylight.limits import Limits
 from whylight.rpc.backend import Backend
 from whylight.rpc.context import turn_taker
 from whylight.rpc.request_id import current_request_id
-from whylight.rpc.validate import CheckedRequest, check_request, locate
+from whylight.rpc.validate import CheckedRequest, check_request
 from whylight.telemetry.calls import current_request, describe
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import error_from_proto, error_to_proto, min_interval_from_proto
@@ -39,7 +39,10 @@ class Explaining:
         self._response_bytes = response_bytes
 
     async def explain(
-        self, request: v1.ExplainRequest, deadline: float | None, listener: Listener | None = None
+        self,
+        request: v1.ExplainRequest | v1.EvaluateRequest,
+        deadline: float | None,
+        listener: Listener | None = None,
     ) -> v1.ExplainResponse:
         """Answer a request, by `deadline` on the clock of the running loop, and tell `listener` of progress until then.
 
@@ -51,12 +54,7 @@ class Explaining:
         """
         describe(request.model or self._default_model, (one.name for one in request.methods), len(request.inputs))
         loaded_catalog(self._backend)
-        return await self.explain_checked(check_request(request, self._limits, self._default_model), deadline, listener)
-
-    async def explain_checked(
-        self, checked: CheckedRequest, deadline: float | None, listener: Listener | None = None
-    ) -> v1.ExplainResponse:
-        """Answer a request that was checked; see `explain`."""
+        checked = check_request(request, self._limits, self._default_model)
         sound = [index for index in range(len(checked.inputs)) if index not in checked.refused]
         inputs = [checked.inputs[index] for index in sound]
         results: list[v1.InputResult] = []
@@ -132,6 +130,7 @@ def _result(checked: CheckedRequest, index: int, answer: v1.InputResult | None) 
     if answer is None:
         return v1.InputResult(error=error_to_proto(checked.refused[index]))
     if answer.HasField("error"):
-        error = locate(error_from_proto(answer.error), index, own_targets=checked.own_targets[index])
+        moves = {} if checked.own_targets[index] else {"input.targets": "targets"}
+        error = error_from_proto(answer.error).locate({**moves, "input": f"inputs[{index}]"})
         return v1.InputResult(error=error_to_proto(error))
     return answer

@@ -31,8 +31,6 @@ class ExplanationServicer(explanation_pb2_grpc.ExplanationServiceServicer):
         stream_window: int,
     ) -> None:
         self._admission = admission
-        self._limits = limits
-        self._default_model = default_model
         self._explaining = Explaining(backend, limits, default_model, response_bytes)
         self._long_work = LongWork(backend, limits, default_model, response_bytes)
         self._stream_window = stream_window
@@ -45,7 +43,7 @@ class ExplanationServicer(explanation_pb2_grpc.ExplanationServiceServicer):
     async def Evaluate(self, request: v1.EvaluateRequest, context: Context) -> v1.EvaluateResponse:
         """Measure the maps of several methods, and rank them."""
         with self._admission.call():
-            return await evaluate(self._explaining, request, self._limits, self._default_model, deadline_of(context))
+            return await evaluate(self._explaining, request, deadline_of(context))
 
     def StreamExplain(
         self, request_iterator: AsyncIterator[v1.StreamExplainRequest], context: Context

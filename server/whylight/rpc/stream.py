@@ -127,7 +127,8 @@ class Stream:
         if request.id in self._open:
             error = InvalidInput("the id is that of a request that is still open", reason="ID_TAKEN", field="id")
             refused_request(error)
-            self._events.put_nowait(_Answer(_failure(request.id, error), closes=False))
+            refusal = v1.StreamExplainResponse(id=request.id, refused=error_to_proto(error))
+            self._events.put_nowait(_Answer(refusal, closes=False))
             return
         self._open.add(request.id)
         self._spawn(self._answer(request))

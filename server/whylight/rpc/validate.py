@@ -5,9 +5,8 @@ What is wrong with the request fails the call; what is wrong with one input fail
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whylight.errors import InvalidInput, WhylightError
 from whylight.limits import Limits
@@ -33,8 +32,9 @@ TOP_PREDICTIONS = 5
 class CheckedRequest:
     """A request that is in order, but for the inputs that `refused` names.
 
-    `seeds` has one entry for each method of `spec`; equal work gives equal specs, however it was put. Every input holds
-    its own targets. `own_targets` tells, for each input, whether they came with it or with the request.
+    `seeds` has one entry for each method of `spec`, and then for each metric; equal work gives equal specs, however it
+    was put. Every input holds its own targets. `own_targets` tells, for each input, whether they came with it or with
+    the request.
     """
 
     spec: worker_pb2.PlanSpec
@@ -50,17 +50,24 @@ def check_request(
 ) -> CheckedRequest:
     """Check a request and return it in its normal form. Changes `request`: its targets move into its inputs.
 
+    What both kinds have is checked in one order, so that both are refused for the same.
+
     Raises:
         InvalidInput: something is wrong with the request itself.
     """
     check_count(request.inputs, limits.inputs, "inputs", least=1)
     check_count(request.methods, limits.methods, "methods", least=1)
+    metrics = request.metrics if isinstance(request, v1.EvaluateRequest) else None
+    if metrics is not None:
+        check_count(metrics, limits.methods, "metrics", least=1)
     check_count(request.outputs, limits.outputs, "outputs")
     check_count(request.targets, limits.targets, "targets")
     check_name(request.model, "model")
     priority = priority_from_proto(request.priority)
     for index, method in enumerate(request.methods):
         check_method(method, limits, f"methods[{index}]")
+    for index, metric in enumerate(metrics or ()):
+        check_method(metric, limits, f"metrics[{index}]", kind="metric")
     # Written anew, for they are copied into each input: what we do not know in them would be multiplied.
     targets = [target_to_proto(target) for target in targets_from_proto(request.targets)] or [v1.Target(rank=0)]
     sharing = sum(not item.targets for item in request.inputs)
@@ -72,12 +79,15 @@ def check_request(
             field="targets",
         )
     outputs = [output_to_proto(output) for output in outputs_from_proto(request.outputs)]
+    if metrics is not None and not request.outputs:
+        outputs = []
     top_predictions = request.top_predictions if request.HasField("top_predictions") else TOP_PREDICTIONS
     spec = worker_pb2.PlanSpec(
         model=request.model or default_model,
         methods=[v1.MethodCall(name=method.name, options=method.options) for method in request.methods],
         outputs=outputs,
         top_predictions=top_predictions,
+        metrics=[v1.MetricCall(name=metric.name, options=metric.options) for metric in metrics or ()],
     )
     refused: dict[int, WhylightError] = {}
     own_targets = tuple(bool(item.targets) for item in request.inputs)
@@ -88,29 +98,9 @@ def check_request(
             refused[index] = error
         if not item.targets:
             item.targets.extend(targets)
-    seeds = tuple(method.seed if method.HasField("seed") else None for method in request.methods)
+    calls = (*request.methods, *(metrics or ()))
+    seeds = tuple(call.seed if call.HasField("seed") else None for call in calls)
     return CheckedRequest(spec, seeds, request.inputs, own_targets, refused, priority)
-
-
-def locate(error: WhylightError, index: int, *, own_targets: bool = True) -> WhylightError:
-    """Return a worker's error about one input with its field paths, which begin with "input", as paths of the request.
-
-    The error itself stays as it is.
-    """
-    located = copy.copy(error)
-    located.violations = tuple(
-        replace(violation, field=_located(violation.field, index, own_targets)) for violation in error.violations
-    )
-    return located
-
-
-def _located(field: str, index: int, own_targets: bool) -> str:
-    head, _, rest = field.partition(".")
-    if head == "input":
-        if not own_targets and rest.startswith("targets["):
-            return rest
-        return f"inputs[{index}].{rest}".removesuffix(".")
-    return field
 
 
 def check_count(values: Sequence[object], limit: int, things: str, *, field: str = "", least: int = 0) -> None:

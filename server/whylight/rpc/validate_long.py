@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from whylight.errors import WhylightError
 from whylight.limits import Limits
@@ -86,19 +86,8 @@ def check_inspection(request: v1.InspectRequest, limits: Limits, default_model: 
 
 
 def locate_long(error: WhylightError, index: int) -> WhylightError:
-    """Put the paths of a request in place of those of an item, which begin ``input.targets``.
-
-    The first of an item's targets is target `index` of the request.
-    """
-
-    def moved(field: str) -> str:
-        if field.startswith("input.targets["):
-            own, _, rest = field.removeprefix("input.targets[").partition("]")
-            return f"targets[{index + int(own)}]{rest}"
-        return "targets" if field == "input.targets" else field
-
-    error.violations = tuple(replace(violation, field=moved(violation.field)) for violation in error.violations)
-    return error
+    """Return an error of an item in the words of its request: the item's first target is target `index`."""
+    return error.locate({"input.targets[0]": f"targets[{index}]", "input.targets": "targets"})
 
 
 def _check(request: v1.SynthesizeRequest | v1.InspectRequest, limits: Limits) -> list[v1.Target]:
