@@ -91,6 +91,13 @@ async def test_wanted_outputs_come_in_their_order_and_nothing_else(stub):
     assert (facts.method, facts.target_score, len(facts.artifacts)) == ("grad-cam", 2.5, 0)
 
 
+async def test_many_facts_are_written_beside_other_calls_and_are_the_same(stub):
+    outputs = {"EXPLANATION": {}, "TARGET_SCORE": {}}
+    (few, many) = [await stub.ModelInfer(infer(outputs=outputs, IMAGE=pixels(count))) for count in (2, 40)]
+    assert array(many, "EXPLANATION").shape == (40, 1)
+    assert set(array(many, "EXPLANATION").ravel()) == set(array(few, "EXPLANATION").ravel())
+
+
 async def test_a_target_that_is_no_class_has_no_index(stub):
     targets = json.dumps([{"neuron": {"layer": "conv", "channel": 1}}])
     answer = await stub.ModelInfer(infer(parameters={"targets": targets}))
@@ -126,6 +133,7 @@ async def test_one_input_that_fails_fails_its_call_and_is_named(served: Served, 
         "INPUT_UNSUPPORTED",
         ["inputs[IMAGE][1].shape"],
     )
+    assert failure.metadata["input"] == "1"
 
 
 async def test_an_overloaded_server_says_when_to_come_again(served: Served, stub):

@@ -16,7 +16,7 @@ LIMIT = 1 << 24
 
 
 def read(request: oip.ModelInferRequest):
-    return read_tensors(request, max_elements=LIMIT)
+    return read_tensors(request, ("x", "IMAGE", "TARGET"), max_elements=LIMIT)
 
 
 def refused(request: oip.ModelInferRequest) -> InvalidInput:
@@ -126,8 +126,9 @@ def test_all_tensors_have_raw_contents_or_none():
     assert refused(request).violations[0].field == "raw_input_contents"
 
 
-def test_names_of_tensors_are_unique_and_there():
+def test_names_of_tensors_are_unique_and_known():
     assert refused(infer(**{"": pixels()})).violations[0].field == "inputs[0].name"
+    assert refused(infer(**{"y" * 100_000: pixels()})).message.endswith("there are x, IMAGE, TARGET")
     request = infer(IMAGE=pixels())
     add_tensor(request, "IMAGE", pixels())
     assert refused(request).violations[0].field == "inputs[1].name"

@@ -30,9 +30,11 @@ def write_answer(question: Question, response: v1.ExplainResponse) -> ModelInfer
         WhylightError: an input failed: a tensor has no place for an error, so the call fails with that of the first. Or
             the artifacts of the inputs differ in size (OUTPUT_INVALID).
     """
-    for result in response.results:
+    for index, result in enumerate(response.results):
         if result.HasField("error"):
-            raise question.localised(error_from_proto(result.error))
+            error = question.localised(error_from_proto(result.error))
+            error.metadata = {**error.metadata, "input": str(index)}
+            raise error
     answer = ModelInferResponse(model_name=question.asked.name, model_version=question.asked.version, id=question.id)
     answer.parameters["model_digest"].string_param = response.model_digest
     if question.parameters.mark_final:

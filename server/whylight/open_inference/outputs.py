@@ -66,6 +66,11 @@ class Wanted:
     box_limit: int = 1
     map_type: str = "FP32"
 
+    @property
+    def wordy(self) -> bool:
+        """Whether much of the answer is JSON, which takes long to write."""
+        return EXPLANATION in self.names
+
 
 def read_outputs(messages: Sequence[ModelInferRequest.InferRequestedOutputTensor], limits: Limits) -> Wanted:
     """Return what a request wants.

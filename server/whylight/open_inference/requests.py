@@ -16,7 +16,6 @@ from whylight.open_inference.names import Asked, find, find_method
 from whylight.open_inference.outputs import Wanted, read_outputs
 from whylight.open_inference.parameters import Parameters, read_parameters
 from whylight.open_inference.tensors import BYTES, InputTensor, read_tensors
-from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
 
@@ -105,7 +104,8 @@ def read_request(request: ModelInferRequest, catalog: worker_pb2.Ready, limits: 
         top_predictions=parameters.top_predictions,
         priority=v1.PRIORITY_BULK if parameters.priority > 1 else v1.PRIORITY_UNSPECIFIED,
     )
-    tensors = read_tensors(request, max_elements=limits.message_bytes)
+    known = (*PICTURES, TARGET, *sorted(asked.model.companions))
+    tensors = read_tensors(request, known, max_elements=limits.message_bytes)
     pictures = _pictures(tensors)
     _add_pictures(native, tensors.pop(pictures), limits)
     own_targets = tensors.pop(TARGET, None)
@@ -118,7 +118,7 @@ def read_request(request: ModelInferRequest, catalog: worker_pb2.Ready, limits: 
             )
         _add_targets(native.inputs, own_targets, limits)
     for tensor in tensors.values():
-        _add_companion(native.inputs, tensor, asked.model)
+        _add_companion(native.inputs, tensor)
     return Question(native, asked, wanted, parameters, pictures, request.id)
 
 
@@ -195,10 +195,7 @@ def _add_targets(items: Sequence[v1.Input], tensor: InputTensor, limits: Limits)
         item.targets.extend(targets[index * each : (index + 1) * each])
 
 
-def _add_companion(items: Sequence[v1.Input], tensor: InputTensor, model: catalog_pb2.Model) -> None:
-    if tensor.name not in model.companions:
-        known = ", ".join([*PICTURES, TARGET, *sorted(model.companions)])
-        raise _invalid(f"{tensor.field}.name", f"{model.name!r} has no input {tensor.name!r}; there are {known}")
+def _add_companion(items: Sequence[v1.Input], tensor: InputTensor) -> None:
     if tensor.datatype not in _COMPANION_TYPES or isinstance(tensor.data, tuple):
         raise _invalid(f"{tensor.field}.datatype", f"{tensor.name} is FP32 or INT64, not {tensor.datatype}")
     if not tensor.shape or tensor.shape[0] != len(items):

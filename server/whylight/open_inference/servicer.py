@@ -30,6 +30,9 @@ from whylight.v1 import explanation_pb2 as v1
 
 EXTENSIONS = ("parameters", "model_configuration", "model_repository(index)", "statistics", "streaming")
 
+WORDY_RESULTS = 16
+"""Results whose facts are written as JSON at most while other calls wait; of more, beside them."""
+
 
 class OpenInferenceServicer:
     """Answers GRPCInferenceService. Raises typed errors; the interceptor makes statuses of them.
@@ -134,7 +137,10 @@ class OpenInferenceServicer:
         question = read_request(request, loaded_catalog(self._backend), self._limits)
         try:
             explained = await self._explain(question, deadline)
-            answer = write_answer(question, explained)
+            if question.wanted.wordy and len(explained.results) > WORDY_RESULTS:
+                answer = await asyncio.to_thread(write_answer, question, explained)
+            else:
+                answer = write_answer(question, explained)
             if answer.ByteSize() > self._response_bytes:
                 raise AnswerRoom(self._response_bytes).error()
         except WhylightError:

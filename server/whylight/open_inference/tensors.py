@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +51,12 @@ class InputTensor:
     data: bytes | tuple[bytes, ...]
 
 
-def read_tensors(request: ModelInferRequest, *, max_elements: int) -> dict[str, InputTensor]:
-    """Return the input tensors of a request by name.
+def read_tensors(request: ModelInferRequest, known: Collection[str], *, max_elements: int) -> dict[str, InputTensor]:
+    """Return the input tensors of a request by name. Only those of `known` names are read.
 
     Raises:
-        InvalidInput: a tensor, or how they are sent, is wrong (TENSOR_INVALID); one has more than `max_elements`
-            elements (TENSOR_TOO_LARGE).
+        InvalidInput: a tensor, or how they are sent, is wrong, or a name is not known (TENSOR_INVALID); a tensor has more
+            than `max_elements` elements (TENSOR_TOO_LARGE).
     """
     if len(request.inputs) > TENSORS:
         raise _invalid("inputs", f"{len(request.inputs)} input tensors; {TENSORS} are allowed")
@@ -70,8 +70,10 @@ def read_tensors(request: ModelInferRequest, *, max_elements: int) -> dict[str, 
     tensors: dict[str, InputTensor] = {}
     for index, message in enumerate(request.inputs):
         field = f"inputs[{index}]"
-        if not 0 < len(message.name) <= _NAME_LENGTH:
-            raise _invalid(f"{field}.name", f"the name of a tensor has 1 to {_NAME_LENGTH} characters")
+        if message.name not in known:
+            raise _invalid(
+                f"{field}.name", f"there is no input {message.name[:_NAME_LENGTH]!r}; there are {', '.join(known)}"
+            )
         if message.name in tensors:
             raise _invalid(f"{field}.name", f"there is another tensor {message.name!r}")
         sent = request.raw_input_contents[index] if raw else None
@@ -177,9 +179,10 @@ def _typed(message: ModelInferRequest.InferInputTensor, elements: int, field: st
         )
     if message.datatype == BYTES:
         return tuple(values)
-    if message.datatype == "UINT8" and elements and max(values) > 255:
-        raise _invalid(f"{field}.{name}", f"{max(values)} is no UINT8")
-    return np.fromiter(values, np.dtype(dtype), count=elements).tobytes()
+    wide = np.fromiter(values, np.dtype("<u4" if message.datatype == "UINT8" else dtype), count=elements)
+    if message.datatype == "UINT8" and elements and wide.max() > 255:
+        raise _invalid(f"{field}.{name}", f"{wide.max()} is no UINT8")
+    return wide.astype(dtype).tobytes()
 
 
 def _invalid(field: str, message: str) -> InvalidInput:
