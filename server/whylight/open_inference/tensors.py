@@ -55,7 +55,7 @@ def read_tensors(request: ModelInferRequest, known: Collection[str], *, max_elem
     """Return the input tensors of a request by name. Only those of `known` names are read.
 
     Raises:
-        InvalidInput: a tensor, or how they are sent, is wrong, or a name is not known (TENSOR_INVALID); a tensor has more
+        InvalidInput: a tensor, or how they are sent, is wrong, or a name not known (TENSOR_INVALID); one has more
             than `max_elements` elements (TENSOR_TOO_LARGE).
     """
     if len(request.inputs) > TENSORS:
