@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from method_calls import examples
+
 import whylight
 from whylight.plugins import OfferedMethod
 
@@ -20,6 +22,12 @@ NEEDS = {
     whylight.Need.RELU: "ReLU somewhere",
     whylight.Need.ATTENTION: "attention between all patches of the picture, as in vision transformers without windows",
     whylight.Need.GAP_HEAD: "an end of global average pooling and one linear layer",
+}
+TARGETS = {
+    whylight.TargetUse.NONE: "none",
+    whylight.TargetUse.OPTIONAL: "as you like",
+    whylight.TargetUse.REQUIRED: "one for each picture that is made",
+    whylight.TargetUse.BY_OPTIONS: "one for each picture that is made, unless the options say otherwise",
 }
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 PATCHES = "torchvision:vit_b_16"
@@ -66,6 +74,8 @@ def page(offered: OfferedMethod, drawn: Mapping[str, Any]) -> str:
     if isinstance(method, whylight.Attribution):
         parts += ["## What it gives", _gives(method), *([notes.checks] if notes.checks else [])]
         parts += ["## How to call it", *_calls(method, drawn)]
+    elif calls := list(examples(method)):
+        parts += ["## How to call it", *calls]
     parts.append(
         "[All methods](../methods.md) · [gallery](../../gallery.md) · "
         "[what a map says, and what it does not](../../explanation/reading-a-map.md)"
@@ -103,9 +113,10 @@ def _picture(name: str, drawn: Mapping[str, Any]) -> Iterator[str]:
 def _needs(method: whylight.Method) -> Iterator[str]:
     needs = sorted(NEEDS.get(need, need.value) for need in method.needs)
     yield "Of a model: " + ("; ".join(needs) if needs else "nothing but answers") + "."
-    if isinstance(method, whylight.Synthesis) and method.takes:
-        pictures = [f"{one.rstrip('?')} (may be left out)" if one.endswith("?") else one for one in method.takes]
-        yield f"Of the caller, pictures: {', '.join(pictures)}."
+    if not isinstance(method, whylight.Attribution):
+        words = {"?": " (may be left out)", "+": " (one or more)", "*": " (any number)"}
+        pictures = [one.rstrip("?+*") + words.get(one[-1], "") for one in method.takes]
+        yield f"Of the caller, pictures: {', '.join(pictures) or 'none'}; a target: {TARGETS[method.target_use()]}."
     options = default_options(method)
     if options is not None:
         evaluations = _evaluations(method.cost(options))

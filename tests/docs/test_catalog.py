@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 import pytest
 import skimage.data
 from PIL import Image
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -19,14 +21,17 @@ from method_page import Notes, kind
 from test_examples import ADDRESS, commands, example, is_picture, python, whylight
 
 from whylight.cli import group
-from whylight.method import Attribution
+from whylight.method import Attribution, Synthesis
+from whylight.models import ModelConfig, open_model
 from whylight.plugins import Plugins
 from whylight.testing.server import running_server
+from whylight_generative import GenerativeSource
 
 PLUGINS = Plugins()
 PLUGINS.load()
 METHODS = sorted(name for name, one in PLUGINS.methods.items() if one.distribution.startswith("whylight "))
 ATTRIBUTIONS = [name for name in METHODS if isinstance(PLUGINS.methods[name].method, Attribution)]
+LONG = [name for name in METHODS if name not in ATTRIBUTIONS]
 DRAWN = json.loads((PICTURES / "drawn.json").read_text())
 MOST_BYTES = 6_000_000
 
@@ -133,6 +138,63 @@ def test_every_command_of_the_catalog_parses(folder, monkeypatch):
         command = group.get_command(click.Context(group), lines[0][0])
         with command.make_context(lines[0][0], lines[0][1:]) as context:
             assert context.params["methods"] == (name,)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_every_command_of_long_work_parses(folder, monkeypatch, name):
+    monkeypatch.chdir(folder)
+    (line,) = commands(PAGES / f"{name}.md")
+    with group.get_command(click.Context(group), line[0]).make_context(line[0], line[1:]) as context:
+        assert context.params["method"] == name
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """Return a folder with everything that the examples of long work name, all of it small."""
+    place = tmp_path_factory.mktemp("studio")
+    for name, picture in (("cat.jpg", "chelsea"), ("waves.jpg", "coffee"), ("digit.png", "moon")):
+        Image.fromarray(getattr(skimage.data, picture)()).save(place / name)
+    (place / "pictures").mkdir()
+    for number in range(3):
+        Image.fromarray(skimage.data.astronaut()[150 * number :][:200]).save(place / "pictures" / f"{number}.png")
+    for name, source in (("vae", "vae:32"), ("decoder", "vae:32-decoder")):
+        model = open_model(ModelConfig(name=name, source=source, weights="random:0"), {"vae": GenerativeSource})
+        weights = {key: value.contiguous() for key, value in model.module.state_dict().items()}
+        save_file(weights, place / f"{name}.safetensors")
+    (place / "my_models.py").write_text(MY_MODELS)
+    return place
+
+
+MY_MODELS = """
+from torch import nn
+from whylight.models import Transform, wrap_module
+
+
+class Density(nn.Module):
+    def forward(self, images):
+        return -images.square().flatten(1).mean(1, keepdim=True)
+
+
+faces = nn.Sequential(nn.ConvTranspose2d(4, 3, 16), nn.Sigmoid())
+faces = wrap_module(faces, name="faces", transform=Transform.plain((1, 1), 4), input_size=(1, 1))
+density = wrap_module(Density(), name="density", transform=Transform.plain((224, 224), 3))
+"""
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_every_example_of_long_work_runs(studio, monkeypatch, capsys, name):
+    """With one step where there are steps: that they are enough is what the gallery shows."""
+    monkeypatch.chdir(studio)
+    monkeypatch.syspath_prepend(studio)
+    (studio / "made.png").unlink(missing_ok=True)
+    code = re.sub(r'"steps": \d+', '"steps": 1', example(PAGES / f"{name}.md", "process"))
+    exec(compile(code, name, "exec"), {})
+    printed = capsys.readouterr().out
+    if isinstance(PLUGINS.methods[name].method, Synthesis):
+        assert re.match(r"\{'\w+': [-\d.]", printed)
+        assert is_picture(studio / "made.png")
+    else:
+        assert printed.startswith("['")
 
 
 @pytest.mark.parametrize("name", ["grad-cam", "integrated-gradients"])
