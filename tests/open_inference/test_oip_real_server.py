@@ -130,6 +130,20 @@ def test_a_seed_makes_chance_repeatable_and_is_told(stub: Stub):
     assert json.loads(array(first, "EXPLANATION")[0, 0])["seed"] == "5"
 
 
+def test_answers_of_one_service_are_kept_for_the_other():
+    cache = {"bytes": 1 << 20}
+    with running_server(**SERVER, response_cache=cache) as server, grpc.insecure_channel(server.address) as channel:
+        native = explanation_pb2_grpc.ExplanationServiceStub(channel)
+        first = native.Explain(native_request(), timeout=60).results[0].explained.explanations[0]
+        request = infer(MODEL, outputs={"MAP": {}, "EXPLANATION": {}}, IMAGE=pixels(2))
+        second = Stub(channel).ModelInfer(request, timeout=60)
+        other = Stub(channel).ModelInfer(infer(MODEL, outputs=dict(EXPLANATION={}, OVERLAY={}), IMAGE=pixels(2)))
+    assert not first.execution.cached
+    assert [json.loads(fact)["execution"]["cached"] for fact in array(second, "EXPLANATION").ravel()] == [True] * 2
+    assert array(second, "MAP")[0].tobytes() == first.artifacts[0].tensor.data
+    assert "cached" not in json.loads(array(other, "EXPLANATION")[0, 0])["execution"]
+
+
 def test_calls_of_both_services_share_a_batch():
     batching = {"max_batch": 4, "max_delay_seconds": 20}  # a batch leaves when it is full, here of two from each
     with running_server(**SERVER, batching=batching) as server, grpc.insecure_channel(server.address) as channel:
