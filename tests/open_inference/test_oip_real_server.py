@@ -137,7 +137,7 @@ def test_answers_of_one_service_are_kept_for_the_other():
         first = native.Explain(native_request(), timeout=60).results[0].explained.explanations[0]
         request = infer(MODEL, outputs={"MAP": {}, "EXPLANATION": {}}, IMAGE=pixels(2))
         second = Stub(channel).ModelInfer(request, timeout=60)
-        other = Stub(channel).ModelInfer(infer(MODEL, outputs=dict(EXPLANATION={}, OVERLAY={}), IMAGE=pixels(2)))
+        other = Stub(channel).ModelInfer(infer(MODEL, outputs={"EXPLANATION": {}, "OVERLAY": {}}, IMAGE=pixels(2)))
     assert not first.execution.cached
     assert [json.loads(fact)["execution"]["cached"] for fact in array(second, "EXPLANATION").ravel()] == [True] * 2
     assert array(second, "MAP")[0].tobytes() == first.artifacts[0].tensor.data
