@@ -278,6 +278,7 @@ class ModelControl:
         known.CopyFrom(model)
         known.generation = generation
         served.generation = generation
+        served.models = {one: model for one, model in served.models.items() if served.needs(one)}
         served.last_generation = max(served.last_generation, generation)
         served.ready_time = Timestamp()
         served.ready_time.GetCurrentTime()
@@ -305,8 +306,6 @@ class ModelControl:
         self._forget(version)
         while self.table.holders(version):
             await self.table.changed.wait()
-        if version.generation != served.generation:
-            del served.models[version.generation]
         _log.info("version %d of %s is freed", version.generation, version.model)
 
     def _forget(self, version: Version) -> None:

@@ -137,6 +137,8 @@ class ModelTable:
             served.calls[generation] -= 1
             if not served.calls[generation]:
                 del served.calls[generation]
+                if generation != served.generation:
+                    served.models.pop(generation, None)
                 if served.unloading or generation != served.generation:
                     self.notify()
 
