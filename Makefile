@@ -35,6 +35,7 @@ check: $(INSTALLED) ## run every linter, type checker and generated-page check
 	$(BIN)/buf format --diff --exit-code
 	$(if $(CXX_FILES),$(BIN)/clang-format --dry-run --Werror $(CXX_FILES))
 	$(BIN)/python scripts/generate_configuration_page.py --check
+	$(BIN)/python scripts/generate_metrics_page.py --check
 	$(BIN)/python scripts/generate_methods_page.py --check
 
 bench: $(INSTALLED) ## measure every attribution method against its peers; Grad-CAM too when served; over an hour
@@ -43,6 +44,7 @@ bench: $(INSTALLED) ## measure every attribution method against its peers; Grad-
 
 pages: $(INSTALLED) ## write the generated pages
 	$(BIN)/python scripts/generate_configuration_page.py
+	$(BIN)/python scripts/generate_metrics_page.py
 	$(BIN)/python scripts/generate_methods_page.py
 
 gallery: $(INSTALLED) ## draw every method on the same photos, then write the pages; minutes, if anything changed

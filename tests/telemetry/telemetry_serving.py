@@ -88,7 +88,7 @@ class Scrape:
 
 
 def metrics_address(server: RunningServer) -> str:
-    found = re.search(r"metrics at (\S+)", server.log)
+    found = re.search(r"metrics at ([^\s\"]+)", server.log)
     assert found, server.log
     return found[1]
 

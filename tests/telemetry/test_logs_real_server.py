@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from telemetry_serving import request, serving
+from telemetry_serving import request, scrape, serving
 
 from whylight.security.new_token import new_token
 from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2_grpc
@@ -43,8 +43,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         logging={"format": "json", "requests": True},
         authentication={"tokens_file": str(tokens)},
         batching={"max_batch": 1},
+        metrics={"port": 0},
     ) as server:
-        assert "metrics at" not in server.log  # nothing listens unless it is asked for
         with grpc.insecure_channel(server.address) as channel:
             stub = explanation_pb2_grpc.ExplanationServiceStub(channel)
 
@@ -64,6 +64,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
             catalog_pb2_grpc.CatalogServiceStub(channel).ListModels(
                 catalog_pb2.ListModelsRequest(), metadata=metadata("catalog"), timeout=60
             )
+        counted = scrape(server).by("whylight_caller_requests_total", "caller", "outcome")
+        assert counted == {("alice", "ok"): 3, ("alice", "failed"): 1, ("alice", "invalid"): 1}
         server.stop()
         lines = server.log.splitlines()
         yield Logged(server.log, [json.loads(line) for line in lines], made.token)
@@ -121,6 +123,7 @@ def test_nothing_of_options_and_tokens_is_in_it(logged: Logged) -> None:
 
 def test_lines_of_text_say_the_same_to_people(tmp_path: Path) -> None:
     with serving(tmp_path, logging={"requests": True}) as server:
+        assert "metrics at" not in server.log  # nothing listens unless it is asked for
         with grpc.insecure_channel(server.address) as channel:
             stub = explanation_pb2_grpc.ExplanationServiceStub(channel)
             stub.Explain(request("failing"), metadata=[("x-request-id", "mine")], timeout=60)

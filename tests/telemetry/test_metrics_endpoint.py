@@ -67,7 +67,7 @@ def test_it_speaks_tls_and_takes_a_new_certificate_while_it_listens(tmp_path: Pa
         Path(second_key).replace(key)
         Path(second).replace(chain)
         assert fetch(made.address, tls=trusting_second)[0] == 200
-        with pytest.raises(OSError, match="closed|reset"):  # plain HTTP is not answered
+        with pytest.raises(OSError, match=r"closed|reset"):  # plain HTTP is not answered
             fetch(made.address.replace("https", "http"))
 
 

@@ -117,7 +117,7 @@ def test_times_and_batches_agree_with_the_inputs(server: RunningServer) -> None:
     assert grew("whylight_batch_fill_ratio_sum", **several) == 8  # each is full with one input
     assert grew("whylight_batches_total", reason="full") == 8
     busy = grew("whylight_worker_busy_seconds_total", worker="0")
-    assert busy == pytest.approx(grew("whylight_batch_seconds_sum"))
+    assert busy <= grew("whylight_batch_seconds_sum")
     in_engine = grew("whylight_queue_seconds_sum") + grew("whylight_compute_seconds_sum")
     assert 0 < busy <= in_engine
     assert grew("whylight_request_seconds_sum", **several) <= in_engine  # two inputs wait at a time

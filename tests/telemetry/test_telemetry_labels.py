@@ -5,15 +5,10 @@ from __future__ import annotations
 import os
 import re
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-
-from whylight.engine import Bounds, State
-from whylight.engine.reports import Load
-from whylight.telemetry.instruments import Instruments
 from whylight.telemetry.labels import REASONS, Names, Reasons, outcome, worst
+from whylight.telemetry.listing import all_metrics
 from whylight.telemetry.metrics import in_go
-from whylight.telemetry.state import StateCollector, Workers, resident_bytes
+from whylight.telemetry.state import resident_bytes
 from whylight.v1 import catalog_pb2
 from whylight.worker.v1 import worker_pb2
 
@@ -82,35 +77,19 @@ def test_codes_are_spelled_as_in_go() -> None:
     ]
 
 
-class Still:
-    """An engine with nothing to do."""
-
-    state = State.READY
-    catalog = worker_pb2.Ready(models=[catalog_pb2.Model(name="a")])
-    load = Load(0, 0.0, 0, 0, 0, 0)
-
-
-def everything() -> list[Metric]:
-    registry = CollectorRegistry()
-    Instruments(registry)
-    registry.register(StateCollector(Still(), Bounds(), Workers(1), dict))
-    return list(registry.collect())
-
-
 def test_names_follow_the_rules_of_prometheus() -> None:
     """Those of promtool check metrics, and units that are base units."""
-    metrics = everything()
+    metrics = all_metrics()
     assert len(metrics) > 40
+    assert len({metric.name for metric in metrics}) == len(metrics)
     units = ("seconds", "bytes", "ratio", "inputs", "evaluations", "info", "ready", "up", "total")
     for metric in metrics:
-        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        name = metric.name
         assert re.fullmatch(r"(whylight|grpc_server)(_[a-z]+)+", name), name
-        assert metric.documentation.endswith("."), name
+        assert metric.help.endswith("."), name
         assert not re.search(r"_(ms|milliseconds|minutes|kb|mb|count|sum|bucket|gauge|counter|histogram)(_|$)", name)
-        if metric.type == "counter":
-            assert not name.endswith("_total_total")
-        else:
-            assert not name.endswith("_total")
+        assert name.endswith("_total") == (metric.type == "counter"), name
+        if metric.type != "counter":
             assert name.endswith(units) or name == "whylight_open_requests", name
 
 

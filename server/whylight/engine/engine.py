@@ -145,7 +145,7 @@ class Engine:
         cache = self._cache
         return Load(
             waiting=self.queued,
-            waiting_cost=sum(scheduler.cost for scheduler in schedulers),
+            waiting_cost=self._dispatcher.scheduler.cost,
             waiting_size=sum(scheduler.size for scheduler in schedulers),
             in_flight=self.in_flight,
             plan_hits=self._planner.hits,

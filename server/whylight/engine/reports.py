@@ -81,8 +81,8 @@ class ItemReport:
 class Load:
     """What the engine has before it at one moment, long work included, and what it was spared since it was made.
 
-    Cost is in model evaluations, size in bytes of input. Hits and misses are of plans that were asked for, and of
-    answers that were kept; without a cache of answers there are none.
+    Cost is in model evaluations, that of long work left out, which has no bound; size is in bytes of input. Hits and
+    misses are of plans that were asked for, and of answers that were kept; without a cache of answers there are none.
     """
 
     waiting: int

@@ -24,10 +24,11 @@ WORK = ("model", "method")
 
 
 class Instruments:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own; `labels` are those of each, by its name."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self.labels: dict[str, tuple[str, ...]] = {}
 
         self.rpc_started = self._counter("grpc_server_started_total", "RPCs that began.", RPC)
         self.rpc_handled = self._counter(
@@ -54,6 +55,11 @@ class Instruments:
             "(by a fault of the server or of a plugin). Of a request that was answered, outcome and reason are "
             "those of its worst input, while code is OK.",
             ("rpc", *WORK, "outcome", "code", "reason"),
+        )
+        self.caller_requests = self._counter(
+            "whylight_caller_requests_total",
+            "Requests that ended, by the name of the token that they came with; none without tokens.",
+            ("caller", "outcome"),
         )
         self.request_time = self._histogram(
             "whylight_request_seconds",
@@ -107,7 +113,7 @@ class Instruments:
         )
         self.batch_time = self._histogram(
             "whylight_batch_seconds",
-            "Time that a worker was busy with a batch, decoding that it waited for included.",
+            "Time that a worker was busy with a batch: computing, and decoding that nothing else was computed beside.",
             WORK,
         )
 
@@ -119,7 +125,7 @@ class Instruments:
         )
         self.worker_busy = self._counter(
             "whylight_worker_busy_seconds_total",
-            "Time that a worker was busy with batches. Its rate is the worker's load.",
+            "Time that the computing thread of a worker was at work. Its rate is the worker's load, at most 1.",
             ("worker",),
         )
         self.loop_delay = self._histogram(
@@ -129,10 +135,13 @@ class Instruments:
         )
 
     def _counter(self, name: str, help: str, labels: Sequence[str]) -> Counter:
+        self.labels[name] = tuple(labels)
         return Counter(name, help, labels, registry=self._registry)
 
     def _gauge(self, name: str, help: str, labels: Sequence[str]) -> Gauge:
+        self.labels[name] = tuple(labels)
         return Gauge(name, help, labels, registry=self._registry)
 
     def _histogram(self, name: str, help: str, labels: Sequence[str], buckets: Sequence[float] = SECONDS) -> Histogram:
+        self.labels[name] = tuple(labels)
         return Histogram(name, help, labels, registry=self._registry, buckets=buckets)

@@ -27,18 +27,29 @@ _IN_GO = {"OK": "OK", "CANCELLED": "Canceled"}
 
 
 class Metrics:
-    """The counters of one server. Give its methods to whoever tells what happens."""
+    """The counters of one server. Give its methods to whoever tells what happens.
 
-    def __init__(self, registry: CollectorRegistry, catalog: Callable[[], worker_pb2.Ready | None]) -> None:
+    `caller` names who the current code works for: a name of the operator's, of which there are few.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        catalog: Callable[[], worker_pb2.Ready | None],
+        caller: Callable[[], str] = lambda: "",
+    ) -> None:
         self.instruments = all_ = Instruments(registry)
         self._names = Names(catalog)
         self._reasons = Reasons()
+        self._caller = caller
         self._rpcs = _Kept[Rpc, _RpcMetrics](lambda rpc: _RpcMetrics(all_, rpc))
         self._work = _Kept[tuple[str, str], _WorkMetrics](lambda key: _WorkMetrics(all_, *key))
         self._requests = _Kept[tuple[str, ...], Counter](lambda key: all_.requests.labels(*key))
         self._request_times = _Kept[tuple[str, ...], Histogram](lambda key: all_.request_time.labels(*key))
         self._inputs = _Kept[tuple[str, ...], Counter](lambda key: all_.inputs.labels(*key))
         self._batches = _Kept[tuple[str, ...], Counter](lambda key: all_.batches.labels(*key))
+        self._callers = _Kept[tuple[str, str], Counter](lambda key: all_.caller_requests.labels(*key))
+        self._busy = _Kept[int, Counter](lambda worker: all_.worker_busy.labels(str(worker)))
         self._decoding = _Kept[str, Histogram](lambda model: all_.decode_time.labels(model))
         self._methods = _Kept[tuple[str, str], tuple[Histogram, Histogram]](
             lambda key: (all_.method_time.labels(*key), all_.render_time.labels(*key))
@@ -65,6 +76,8 @@ class Metrics:
         came_of, reason = worst([(code, reason), *request.errors])
         self._rpcs[request.call.rpc].open.dec()
         self._requests[rpc, model, method, came_of, code, self._reasons.reason(reason)].inc()
+        if caller := self._caller():
+            self._callers[caller, came_of].inc()
         if came_of == "ok":
             self._request_times[rpc, model, method].observe(seconds)
 
@@ -121,7 +134,7 @@ class Metrics:
         work.batch_cost.observe(report.cost)
         work.batch_fill.observe(report.fill)
         work.batch_time.observe(report.busy_time)
-        self.instruments.worker_busy.labels(str(report.worker)).inc(report.busy_time)
+        self._busy[report.worker].inc(report.compute_time)
 
     def _input(self, model: str, method: str, code: str, reason: str) -> None:
         reason = self._reasons.reason(reason)

@@ -86,7 +86,11 @@ class StateCollector(Collector):
         load, bounds = self._engine.load, self._bounds
         yield _value("whylight_queue_inputs", "Inputs that wait for a worker.", load.waiting)
         yield _value("whylight_queue_limit_inputs", "Inputs that may wait.", bounds.max_queued_items)
-        yield _value("whylight_queue_evaluations", "Model evaluations that wait for a worker.", load.waiting_cost)
+        yield _value(
+            "whylight_queue_evaluations",
+            "Model evaluations that wait for a worker, long work left out.",
+            load.waiting_cost,
+        )
         yield _value("whylight_queue_limit_evaluations", "Model evaluations that may wait.", bounds.max_queued_cost)
         yield _value("whylight_queue_bytes", "Bytes of input that wait for a worker.", load.waiting_size)
         yield _value("whylight_queue_limit_bytes", "Bytes of input that may wait.", bounds.max_queued_bytes)

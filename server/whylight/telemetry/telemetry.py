@@ -68,7 +68,7 @@ class Telemetry:
         self._workers = Workers(len(settings.worker.devices))
         self._registry = CollectorRegistry()
         if settings.metrics.port is not None:
-            self._metrics = Metrics(self._registry, self._catalog)
+            self._metrics = Metrics(self._registry, self._catalog, caller)
             ProcessCollector(registry=self._registry)
             self._loop_delay = LoopDelay(self._metrics.instruments.loop_delay.observe)
         self._tracing = _tracing(settings, caller) if settings.tracing.enabled else None
