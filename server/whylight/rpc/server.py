@@ -73,6 +73,9 @@ class RpcServer:
                 ("grpc.max_concurrent_streams", settings.server.calls_per_connection),
                 ("grpc.max_allowed_incoming_connections", settings.server.connections),
                 *BOUND_OPTIONS,
+                # What this process has not got round to yet. Above them gRPC ends calls as CANCELLED, with no word why.
+                ("grpc.server.max_pending_requests", settings.server.calls),
+                ("grpc.server.max_pending_requests_hard_limit", settings.server.calls),
                 ("grpc.max_send_message_length", settings.server.response_bytes),
                 # One process has the port: a second server on it is a mistake to be told of, not to share calls with.
                 ("grpc.so_reuseport", 0),

@@ -30,7 +30,9 @@ class ServerSettings(Section):
         "load balancers need time to look away.",
     )
     calls_per_connection: Positive = Field(
-        1024, description="Calls that one connection may have open at once; more wait at the client."
+        1024,
+        description="Calls that one connection may have open at once; more wait at the client, or are refused with "
+        "UNAVAILABLE where its last ones have just ended, which gRPC's clients try again.",
     )
     connections: Positive = Field(1024, description="Connections that may be open at once; more are closed.")
     calls: Positive = Field(
