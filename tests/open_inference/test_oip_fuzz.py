@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 
 import pytest
@@ -23,8 +24,23 @@ from whylight.rpc.validate import check_request
 LIMITS = dataclasses.replace(Limits(), inputs=8, targets=4, outputs=6, message_bytes=1 << 20)
 CATALOG = catalog()
 
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(st.characters(exclude_categories=()))),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(["rank", "class_index", "class_label", "neuron", "layer", "region", "left", "contrast"]),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=6,
+)
 texts = st.one_of(
-    st.sampled_from(["", ".", "one.grad-cam", "two.cam", "one", "IMAGE", "[1, 2]", '{"a": 1}']), st.text()
+    st.sampled_from(["", ".", "one.grad-cam", "two.cam", "one", "IMAGE", "[1, 2]", '{"a": 1}', '["\\ud800"]']),
+    st.text(),
+    values.map(json.dumps),
+    st.lists(values, max_size=2).map(json.dumps),
 )
 parameters = st.dictionaries(
     st.one_of(
@@ -96,6 +112,7 @@ def take_or_refuse(request: oip.ModelInferRequest) -> None:
 @example(infer(parameters={"targets": '[{"contrast": {"positive": {"contrast": {}}, "negative": {}}}]'}))
 @example(infer(parameters={"options": '{"a": 1e999}'}))
 @example(infer(parameters={"options": '{"a": ' + "9" * 5000 + "}"}))
+@example(infer(parameters={"targets": '[{"region": {"left": "NaN", "right": "Infinity"}}]'}))
 @example(infer(outputs={"OVERLAY": {"opacity": float("nan")}, "BOXES": {"threshold": 1e300}}))
 def test_any_message_is_taken_or_refused(request: oip.ModelInferRequest):
     take_or_refuse(request)

@@ -155,7 +155,9 @@ def _target(value: Any, place: str) -> v1.Target:
         try:
             return json_format.ParseDict(value, v1.Target(), max_recursion_depth=10)
         except json_format.ParseError as error:
-            raise _invalid(place, f"no whylight.v1.Target: {str(error)[:256]}", reason="TARGET_INVALID") from None
+            raise _invalid(
+                place, f"no whylight.v1.Target: {str(error).splitlines()[0][:256]}", reason="TARGET_INVALID"
+            ) from None
     raise _invalid(
         place,
         f"a target is the index of a class, its label, or a whylight.v1.Target in JSON, not {_show(value)}",
@@ -176,6 +178,9 @@ def _json(values: dict[str, Value], name: str, kind: type, limits: Limits) -> An
         )
     try:
         value = json.loads(text)
+        json.dumps(
+            value, ensure_ascii=False
+        ).encode()  # an escape may stand for half a character, which no message holds
     except (ValueError, RecursionError) as error:
         raise _invalid(place, f"no JSON: {str(error)[:256]}") from None
     if not isinstance(value, kind):
