@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     import torch
 
 
+USUAL_LATENTS = 128
+"""Latents of a usual autoencoder, with which costs count where the model is not known."""
+
+
 class LatentGradCAMOptions(whylight.Options):
     """At which layer, and of which latents."""
 
@@ -59,10 +63,20 @@ class LatentGradCAM(whylight.Attribution):
         """Say that the definition ends in a ReLU."""
         return whylight.Presentation(rectified=True)
 
+    def costs_on(self, model: whylight.Model, options: LatentGradCAMOptions) -> tuple[float, float]:
+        """Return the costs where the number of latents is known, and whether a pass back is needed for each of them."""
+        if model.has_latent_head(model.layer(options.layer).name):
+            return 1.0, 0.01
+        return self._costs(options, (model.latent_shape or (1,))[0])
+
     def cost(self, options: LatentGradCAMOptions) -> float:
-        """Return the cost of a pass there and little back."""
-        return 1.0
+        """Return the cost where what lies behind the layer is not linear, with a usual number of latents."""
+        return self._costs(options, USUAL_LATENTS)[0]
 
     def cost_per_target(self, options: LatentGradCAMOptions) -> float:
-        """Return the cost of one more weighted sum."""
-        return 0.01
+        """Return the cost of one more pass back to the layer; of means, all of which share theirs, of nothing more."""
+        return self._costs(options, USUAL_LATENTS)[1]
+
+    def _costs(self, options: LatentGradCAMOptions, latents: int) -> tuple[float, float]:
+        back = 0.1 if options.layer == whylight.LAST_SPATIAL else 1.0
+        return (1.0 + back, back) if options.latents == "target" else (1.0 + back * latents, 0.01)

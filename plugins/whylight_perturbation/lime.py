@@ -71,7 +71,7 @@ class LIME(whylight.Attribution):
             scores = gathered(batch, row, len(shown), scores_of(subject, one, parts, shown, options.fill))
             distance = 1 - (shown.double().sum(1) / parts.count).sqrt()
             weights = (-(distance**2) / (2 * options.kernel_width**2)).exp()
-            fitted = fit(shown, scores, weights, options.surrogate, strength)
+            fitted = fit(shown, scores, weights, options.surrogate, strength, batch.cancel.check)
             maps.append(parts.spread(fitted.coefficients.to(scores.dtype)))
             checks.append(fitted.r2.to(scores.dtype))
         return whylight.Maps(torch.cat(maps), {"surrogate_r2": torch.cat(checks)})

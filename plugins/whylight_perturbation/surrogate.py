@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -21,12 +22,20 @@ class Surrogate:
     r2: Tensor
 
 
-def fit(features: Tensor, scores: Tensor, weights: Tensor, kind: Kind, regularisation: float) -> Surrogate:
+def fit(
+    features: Tensor,
+    scores: Tensor,
+    weights: Tensor,
+    kind: Kind,
+    regularisation: float,
+    check: Callable[[], None] = lambda: None,
+) -> Surrogate:
     """Fit `scores` `[n, T]` by linear functions of `features` `[n, S]`, with an intercept that is not regularised.
 
     Ridge minimises `Σ_i w_i (y_i − ŷ_i)² + α |β|²`, lasso `Σ_i w_i (y_i − ŷ_i)² / (2 Σ w) + α Σ|β|`, as scikit-learn's
     `Ridge` and `Lasso` with sample weights. R² is `1 − Σ w (y − ŷ)² / Σ w (y − ȳ)²`, and 1 where all scores are equal.
-    The products are made where the samples are, in float64; the small system is solved on the host.
+    The products are made where the samples are, in float64; the small system is solved on the host. `check` is called
+    before each target and, since a lasso can take minutes, before each of its sweeps: it may raise, to give up.
     """
     weights = weights.double()[:, None]
     total = weights.sum()
@@ -35,13 +44,14 @@ def fit(features: Tensor, scores: Tensor, weights: Tensor, kind: Kind, regularis
     gram = (weighted.T @ centred).cpu()
     coefficients, r2 = [], []
     for values in scores.double().T:
+        check()
         values = values.clone()
         left = values - (weights[:, 0] * values).sum() / total
         product = (weighted.T @ left).cpu()
-        solved = (
-            _ridge(gram, product, regularisation) if kind == "ridge" else _lasso(gram, product, total, regularisation)
-        )
-        solved = solved.to(scores.device)
+        if kind == "ridge":
+            solved = _ridge(gram, product, regularisation).to(scores.device)
+        else:
+            solved = _lasso(gram, product, total, regularisation, check).to(scores.device)
         spread = (weights[:, 0] * left**2).sum()
         missed = (weights[:, 0] * (left - centred @ solved) ** 2).sum()
         coefficients.append(solved)
@@ -56,7 +66,7 @@ def _ridge(gram: Tensor, product: Tensor, regularisation: float) -> Tensor:
     return solved
 
 
-def _lasso(gram: Tensor, product: Tensor, total: Tensor, regularisation: float) -> Tensor:
+def _lasso(gram: Tensor, product: Tensor, total: Tensor, regularisation: float, check: Callable[[], None]) -> Tensor:
     """Descend along one coefficient after the other until none moves (Friedman et al., 2010)."""
     bound = regularisation * float(total)
     system = gram.numpy()
@@ -64,6 +74,7 @@ def _lasso(gram: Tensor, product: Tensor, total: Tensor, regularisation: float) 
     diagonal = system.diagonal()
     solved = left * 0.0
     for _ in range(SWEEPS):
+        check()
         largest = 0.0
         for place in range(len(solved)):
             if diagonal[place] <= 0:

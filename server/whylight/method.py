@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from whylight.artifact import Artifact
+    from whylight.models.model import Model
     from whylight.subject import Subject
     from whylight.subject.cancel import CancelToken
 
@@ -150,6 +151,10 @@ class Attribution(Method):
     @abc.abstractmethod
     def attribute(self, subject: Subject, batch: Batch, options: Any) -> torch.Tensor | Maps:
         """Return a raw map for each target, `[M, h, w]` at any resolution; resizing and drawing are not its work."""
+
+    def costs_on(self, model: Model, options: Any) -> tuple[float, float]:
+        """Return `cost` and `cost_per_target` on a model, for methods whose cost depends on what it is like."""
+        return self.cost(options), self.cost_per_target(options)
 
     def presentation(self, options: Any) -> Presentation:
         """Return how the map is to be shown."""

@@ -117,6 +117,38 @@ def test_latents_behind_one_linear_layer_need_no_pass_back(model, inputs, monkey
         run_method(LatentGradCAM, model, inputs, [whylight.Latent(4)] * 2, {"layer": "encoder.features.3"})
 
 
+def test_its_cost_is_that_of_the_passes_back_that_it_takes(network, model):
+    method, options = LatentGradCAM(), LatentGradCAM.Options
+    assert method.costs_on(model, options(latents="mean"))[0] == 1.0  # one linear layer behind: no pass back
+    once, again = method.costs_on(model, options(layer="encoder.features.3"))
+    assert (once, again) == (2.0, 1.0)
+    assert method.costs_on(model, options(layer="encoder.features.3", latents="mean"))[0] == 1.0 + VAE_32.latents
+
+
+class Decided(torch.nn.Module):
+    """Makes its latents of dark pictures in another way than of bright ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.maps = torch.nn.Conv2d(1, 2, 3)
+        self.first, self.second = torch.nn.Linear(2 * 30 * 30, 3), torch.nn.Linear(2 * 30 * 30, 3)
+
+    def forward(self, inputs):
+        flat = self.maps(inputs).flatten(1)
+        mean = self.first(flat) if inputs.mean() < 0.5 else self.second(flat)
+        return {"reconstruction": inputs, "mean": mean}
+
+
+def test_the_closed_form_of_latents_is_asked_whether_it_holds_for_the_input():
+    network = Decided().eval()
+    made = wrap_module(network, transform=whylight.Transform.plain((32, 32), 1), output="reconstruction", latent="mean")
+    for value, layer in ((0.2, network.first), (0.8, network.second)):
+        inputs = torch.full((1, 1, 32, 32), value)
+        batch = whylight.Batch(inputs, (whylight.Latent(1),), (0,), CancelToken())
+        _, gradients = made.subject().layer_gradients(batch, "maps")
+        torch.testing.assert_close(gradients[0], layer.weight[1].detach().view(2, 30, 30))
+
+
 def test_latents_are_those_of_the_network(network, model, inputs):
     batch = whylight.Batch(inputs, (whylight.Latent(0),) * 2, (0, 1), CancelToken())
     torch.testing.assert_close(model.subject().latents(batch), network.encoder(inputs)[0].detach())

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from whylight.errors import Cancelled
 from whylight.models import wrap_module
 from whylight.testing import conv_gap_net, functional_relu_net, relu_net, run_method
 from whylight_perturbation import LIME, RISE, KernelSHAP, Occlusion
@@ -292,6 +293,23 @@ def test_a_target_that_never_changes_is_explained_by_nothing():
         found = fit(features, torch.full((50, 1), 3.0), torch.ones(50), kind, 0.1)
         assert float(found.coefficients.abs().max()) == 0
         assert float(found.r2) == 1
+
+
+def test_a_lasso_can_be_given_up_while_it_is_computed():
+    """Thousands of sweeps of a system that is nearly singular take minutes."""
+    source = torch.Generator().manual_seed(2)
+    features = torch.rand(60, 50, generator=source) < 0.5
+    asked = 0
+
+    def check():
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            raise Cancelled("the call was cancelled")
+
+    with pytest.raises(Cancelled):
+        fit(features, torch.rand(60, 1, generator=source), torch.ones(60), "lasso", 1e-9, check)
+    assert asked == 4
 
 
 def test_lime_of_a_linear_model_is_its_weights(image):

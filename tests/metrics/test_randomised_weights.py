@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import whylight
 from whylight.models import Model, ModelConfig, Transform, open_model, wrap_module
@@ -41,6 +42,34 @@ def test_a_randomised_copy_shares_all_but_its_last_layers(resnet: Model) -> None
         assert float(own[name].std()) == pytest.approx(float(served[name].std()), rel=0.2)
         assert not torch.equal(own[name], served[name])
     assert fingerprint(resnet.module) == before
+
+
+def test_attentions_last_projection_is_drawn_anew_with_it() -> None:
+    """`nn.MultiheadAttention` uses its weights itself: as a layer it never runs."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attention = Attending().eval()
+    model = wrap_module(attention, transform=Transform.plain((16, 16), 3))
+    assert last_layers(model, 3) == ("head", "attention", "stem")
+    own, served = (dict(one.module.named_parameters()) for one in (model.randomised(0, layers=2), model))
+    changed = {name for name in served if not torch.equal(own[name], served[name])}
+    assert {"head.weight", "attention.in_proj_weight", "attention.out_proj.weight"} <= changed
+    assert not any(name.startswith("stem") for name in changed)
+
+
+class Attending(nn.Module):
+    """Attention over the patches of a picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        tokens = self.stem(inputs).flatten(2).transpose(1, 2)
+        scores: torch.Tensor = self.head(self.attention(tokens, tokens, tokens)[0].mean(1))
+        return scores
 
 
 def test_a_randomised_copy_is_made_once_for_a_seed(resnet: Model) -> None:

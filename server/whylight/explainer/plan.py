@@ -169,7 +169,7 @@ def _planned(
     try:
         presentation = method.presentation(parsed)
         # Of the options as given: 'last-spatial' says that little lies behind the layer, which its name does not.
-        cost, cost_per_target = float(method.cost(given)), float(method.cost_per_target(given))
+        cost, cost_per_target = map(float, method.costs_on(model, given))
         if not (0 < cost < math.inf and 0 <= cost_per_target < math.inf):
             raise ValueError(f"costs of {cost} and {cost_per_target} per target")
     except WhylightError as error:

@@ -340,6 +340,8 @@ def _examine(model: Model, example: Tensor, *, relu: bool) -> None:
         needs.add(Need.GAP_HEAD)
     if model.latent_shape is not None:
         needs.add(Need.LATENTS)
+        if layer is not None and Need.GRADIENTS in needs:
+            model.latent_head(layer, example)
     model.capabilities = frozenset(needs)
 
 

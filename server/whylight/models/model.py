@@ -259,6 +259,13 @@ class Model:
             return found
         return self._latent_heads.get(key)
 
+    def has_latent_head(self, layer: str) -> bool:
+        """Whether it is known, without running, that the latents are an affine function of a layer's output.
+
+        Of the last spatial layer that is found out when the model is loaded, of others when it is first needed.
+        """
+        return any(name == layer and head is not None for (name, _), head in [*self._latent_heads.items()])
+
     def check_target(self, target: Target) -> None:
         """Find out, without running, whether the model can answer for a target.
 
