@@ -241,6 +241,19 @@ def test_an_item_that_is_cancelled_before_it_is_decoded_is_not_decoded() -> None
     front.close()
 
 
+def test_a_reader_that_fails_ends_the_loop(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    """There was no memory for a frame, say: a worker that hears nothing any more must not look well."""
+
+    def fail(batch: worker_pb2.Batch) -> None:
+        raise MemoryError
+
+    front.loop._take = fail
+    front.batch(1, "a")
+    assert front.orphaned.wait(60)
+    assert front.running.result(60) is None
+    assert "the thread that reads failed" in caplog.text
+
+
 def test_draining_finishes_everything_before_it_and_ends(front: Front) -> None:
     front.batch(1, "a", "b")
     front.batch(2, "c")

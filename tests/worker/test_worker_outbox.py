@@ -91,3 +91,22 @@ def test_a_reader_that_is_gone_keeps_nobody_from_the_end(ends: tuple[Outbox, soc
         outbox.show(preview(id, step=1))
         outbox.deliver(lambda id=id: result(id), slow=bool(id % 2))
     outbox.close()
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_what_cannot_be_written_ends_the_connection_and_not_the_thread_in_silence(
+    ends: tuple[Outbox, socket.socket], slow: bool
+) -> None:
+    """A worker whose results go nowhere would be waited for: its front end has to see that it is gone."""
+    outbox, end = ends
+
+    def fail() -> worker_pb2.WorkerFrame:
+        raise MemoryError
+
+    outbox.start()
+    outbox.deliver(lambda: result(1), slow=slow)
+    outbox.deliver(fail, slow=slow)
+    outbox.deliver(lambda: result(2), slow=slow)
+    assert hear(end).result.item_id == 1
+    assert frames.receive(end, worker_pb2.WorkerFrame) is None
+    outbox.close()

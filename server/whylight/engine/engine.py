@@ -360,7 +360,7 @@ class Engine:
             cost=plan.item_cost(len(input.targets)) * evaluations(input, model) + references(input),
             size=input.ByteSize() + sum(picture.ByteSize() for picture in work.pictures),
             deadline=min(deadline, allowed),
-            caller=call if work.caller is None else work.caller,
+            caller="" if work.caller is None else work.caller,
             call=call,
             priority=work.priority,
         )

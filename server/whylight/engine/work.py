@@ -68,7 +68,7 @@ class Work:
     what does not fit is neither kept nor made. `watch` is told of progress. Each input of long work is given all of
     `pictures`, and shows what there is of it at every `preview_interval`-th step. `trace` is for whoever measures, such
     as the context of a span: the engine gives it back in the reports of what the call was part of. `caller` is whose
-    turns are used up by it, whatever tells one client from another; None makes the call a caller of its own.
+    turns are used up by it, whatever tells one client from another; calls that say None share turns.
     `request_id` names the call in the worker's log.
     """
 

@@ -166,6 +166,8 @@ class Loop:
                         self._intake.close()
         except (OSError, RuntimeError) as error:  # RuntimeError: the pools take no more, for the loop has ended
             _log.error("the front end broke off: %s", error)
+        except Exception:  # There is no memory for what it says, say: a worker that hears nothing is of no use.
+            _log.exception("the thread that reads failed; this process ends")
         self._cancel(list(self._cancels))
         self._intake.close()
         self._orphaned()

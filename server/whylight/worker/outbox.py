@@ -6,6 +6,7 @@ their own, in their order, so that neither the device nor the answers of others 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import socket
@@ -112,7 +113,11 @@ class Outbox:
 
     def _encode(self) -> None:
         while (make := self._lanes[True].get()) is not None:
-            frame = make()
+            try:
+                frame = make()
+            except Exception:
+                self._lanes[False].put(_failing)
+                break
             if frame is not None:
                 written = threading.Event()
                 self._lanes[False].put(partial(_handed, frame, written))
@@ -127,7 +132,14 @@ class Outbox:
                     self._send(frame)
         except OSError as error:  # Nobody listens any more; the thread that reads learns of it too and ends the loop.
             _log.error("the front end takes no more results: %s", error)
-            while (make := self._lanes[False].get()) is not None:
+        except Exception:  # There is no memory for a frame, say: without results the process is of no use.
+            _log.exception("the thread that writes failed; this process ends")
+        else:
+            return
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        while (make := self._lanes[False].get()) is not None:
+            with contextlib.suppress(Exception):
                 make()
 
     def _send(self, frame: worker_pb2.WorkerFrame) -> None:
@@ -135,6 +147,11 @@ class Outbox:
             frames.send(self._connection, frame)
         except frames.FrameTooLong as error:  # Results are kept below it: this is news, which can be done without.
             _log.warning("what a worker has to say of %s is not told: %s", frame.WhichOneof("body"), error)
+
+
+def _failing() -> worker_pb2.WorkerFrame:
+    """Have the thread that writes end as it does when it fails itself."""
+    raise RuntimeError("what long work says could not be written into a frame")
 
 
 def _handed(frame: worker_pb2.WorkerFrame, written: threading.Event) -> worker_pb2.WorkerFrame:
