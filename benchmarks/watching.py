@@ -43,6 +43,11 @@ class Watch:
         """Ids of the processes."""
         return [process.pid for process in self._processes.values()]
 
+    def alive(self) -> list[int]:
+        """Return the ids of the front end and its children as they are now."""
+        parent = self._processes["front end"]
+        return [parent.pid, *(child.pid for child in parent.children())]
+
     def sample(self) -> dict[str, Any]:
         """Take one sample more, now."""
         taken: dict[str, Any] = {"time": time.monotonic()}

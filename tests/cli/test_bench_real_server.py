@@ -7,6 +7,7 @@ import json
 import pytest
 
 from whylight.testing.server import running_server
+from whylight.wire import struct_to_dict
 
 MODEL = {"name": "tiny", "source": "python:whylight.testing.networks:conv_gap_net", "input_size": [32, 32]}
 WORKER = {"devices": ["cpu"], "threads": 1}
@@ -66,6 +67,16 @@ def test_overload_gives_every_call_one_answer_and_tells_refused_ones_when_to_com
     refused = report["failures"]["RESOURCE_EXHAUSTED QUEUE_FULL"]
     assert refused["with_retry_after"] == refused["count"]
     assert again["succeeded"] == 4
+
+
+def test_an_option_goes_to_its_method_or_to_all(whylight_command, server):
+    how = ("-M", "a,b", "-O", "a.steps=3", "-O", "seen=true", "--calls", 1, "--warm-up", 0, "--size", "8x8")
+    assert whylight_command("bench", "--server", server.address, *how).code == 0
+    (request,) = server.requests
+    assert [(method.name, struct_to_dict(method.options)) for method in request.methods] == [
+        ("a", {"seen": True, "steps": 3}),
+        ("b", {"seen": True}),
+    ]
 
 
 @pytest.mark.parametrize(

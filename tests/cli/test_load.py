@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import random
 import statistics
 
 import pytest
+from PIL import Image
 
 from whylight.cli.load import arrivals
 from whylight.cli.load.drive import Driver
+from whylight.cli.load.pictures import synthetic
 from whylight.cli.load.report import Report, percentile, summary
 from whylight.cli.load.spec import Kind, Load, processes_for, read_mix
 from whylight.cli.load.tally import Execution, Outcome, Tally, together
@@ -198,3 +201,11 @@ def test_what_several_processes_counted_becomes_one_report():
     assert facts["batch_sizes"] == {4: 1}
     assert [kind["calls"] for kind in facts["kinds"].values()] == [2, 2]
     assert facts["processor_ms_per_call"] == pytest.approx(60)
+
+
+def test_pictures_that_are_made_are_as_long_as_photographs_and_the_same_from_the_same_seed():
+    data = synthetic(400, 300, 1)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert (picture.format, picture.size, picture.mode) == ("JPEG", (400, 300), "RGB")
+    assert 0.2 < len(data) / (400 * 300) < 0.4
+    assert data == synthetic(400, 300, 1) != synthetic(400, 300, 2)

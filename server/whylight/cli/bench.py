@@ -15,12 +15,13 @@ from whylight.cli.parameters import (
     json_option,
     method_option,
     model_option,
-    options_option,
+    read_key_value,
     server_options,
     target_option,
 )
 
 if TYPE_CHECKING:
+    from whylight.calls import MethodCall
     from whylight.cli.load.report import Report
     from whylight.cli.load.spec import Kind
     from whylight.target import Target
@@ -61,7 +62,15 @@ def _read_mix(text: str) -> list[tuple[tuple[str, ...], float]]:
     help="Calls of several kinds in place of -M, such as grad-cam=3,occlusion=1; a+b=1 asks one call for both.",
 )
 @target_option
-@options_option
+@click.option(
+    "-O",
+    "--option",
+    "options",
+    type=read_key_value,
+    metavar="[METHOD.]KEY=VALUE",
+    multiple=True,
+    help="Option of one method, or of all; the value is read as JSON, or else as text. Repeatable.",
+)
 @click.option(
     "--size", "sizes", type=_read_size, metavar="WxH", multiple=True, help=f"Make pictures. Repeatable. [{_SIZE}]"
 )
@@ -153,7 +162,8 @@ def command(
         pictures += [synthetic(width, height, seed + number) for number, (width, height) in enumerate(made)]
     wanted = mix or [(tuple(name for names in methods for name in names.split(",")), 1.0)]
     sent = [
-        _kind(asked, share, pictures, inputs, model, targets, as_dictionary(options), kinds) for asked, share in wanted
+        _kind(_calls(asked, as_dictionary(options)), share, pictures, inputs, model, targets, kinds)
+        for asked, share in wanted
     ]
     load = Load(
         {**connection, "credentials": vars(given_credentials())},
@@ -185,14 +195,28 @@ def command(
     return 0 if report.succeeded else 1
 
 
+def _calls(methods: tuple[str, ...], options: dict[str, Any]) -> list[MethodCall]:
+    """Return the methods of a call with their options: those of all methods, and over them those of their own."""
+    from whylight.calls import MethodCall
+
+    of_all = {key: value for key, value in options.items() if "." not in key}
+    return [
+        MethodCall(
+            method,
+            of_all
+            | {key.removeprefix(f"{method}."): value for key, value in options.items() if key.startswith(f"{method}.")},
+        )
+        for method in methods
+    ]
+
+
 def _kind(
-    methods: tuple[str, ...],
+    methods: list[MethodCall],
     share: float,
     pictures: list[bytes],
     inputs: int,
     model: str,
     targets: tuple[Target, ...],
-    options: dict[str, Any],
     outputs: tuple[str, ...],
 ) -> Kind:
     """Return calls of one kind: one request for each picture to begin with, the next ones behind it."""
@@ -205,9 +229,9 @@ def _kind(
     requests = []
     for first in range(len(pictures)):
         several = [pictures[(first + offset) % len(pictures)] for offset in range(inputs)]
-        request = Request(several, methods, model, targets or None, options, asked)
+        request = Request(several, methods, model, targets or None, outputs=asked)
         requests.append(build_request(request).SerializeToString())
-    return Kind("+".join(methods), share, tuple(requests))
+    return Kind("+".join(method.name for method in methods), share, tuple(requests))
 
 
 def _print(report: Report) -> None:
