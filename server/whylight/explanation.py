@@ -140,12 +140,17 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explained:
-    """What was found out about one input. Sizes are (width, height) in pixels."""
+    """What was found out about one input. Sizes are (width, height) in pixels.
+
+    `model_digest` tells which weights answered, also where a server was given new ones between two calls.
+    """
 
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...]
     original_size: tuple[int, int]
     input_size: tuple[int, int]
+    model: str = ""
+    model_digest: str = ""
 
     @property
     def explanation(self) -> Explanation:

@@ -115,7 +115,7 @@ def explain(
         for place, result in zip(chunk, made, strict=True):
             if isinstance(result, WhylightError):
                 raise _of_method(_named(result, place, many), several)
-            results.append(result)
+            results.append(dataclasses.replace(result, model=plan.model.name, model_digest=plan.model.digest))
     return results if many else results[0]
 
 

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from PIL import Image
 
+import whylight
 from whylight.testing.server import RunningServer, running_server
 from whylight.v1 import admin_pb2, admin_pb2_grpc, catalog_pb2, catalog_pb2_grpc, explanation_pb2_grpc
 from whylight.v1 import explanation_pb2 as v1
@@ -278,3 +279,41 @@ def test_sigterm_under_load_drops_readiness_first_answers_what_has_begun_and_exi
         assert all(reason_of(error) == "DRAINING" for error in load.failures), "turned away, never cut off"
         assert len(load.failures) == 4, "each client stopped at the door"
         assert "cut off" not in running.server.log
+
+
+def test_a_rolling_restart_loses_no_call_of_our_client(tmp_path: Path) -> None:
+    """Two servers behind one name, as a client of Kubernetes' sees them; one is stopped while four threads call."""
+    folders = [tmp_path / name for name in ("old", "new")]
+    for folder in folders:
+        folder.mkdir()
+    with site(folders[0], net(0), server={"lame_duck_seconds": 0.2}) as old, site(folders[1], net(1)) as new:
+        digests = [running.models()["net"].digest for running in (old, new)]
+        addresses = ",".join(running.server.address for running in (old, new))
+        client = whylight.Client(f"ipv4:{addresses}", options={"grpc.lb_policy_name": "round_robin"}, deadline=120)
+        answers: list[str] = []
+        failures: list[Exception] = []
+        ended, stop = threading.Semaphore(0), threading.Event()
+
+        def call() -> None:
+            while not stop.is_set():
+                try:
+                    answers.append(client.explain(picture(0)).model_digest)
+                except Exception as error:
+                    failures.append(error)
+                ended.release()
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        with client:
+            for thread in threads:
+                thread.start()
+            for _ in range(40):
+                assert ended.acquire(timeout=60)
+            assert old.server.stop() == 0
+            for _ in range(20):
+                assert ended.acquire(timeout=60)
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+        assert failures == []
+        assert set(answers[:40]) == set(digests), "both answered"
+        assert set(answers[-16:]) == {digests[1]}, "the one that is left"

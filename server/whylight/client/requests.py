@@ -124,8 +124,14 @@ def read_response(request: Request, response: pb.ExplainResponse) -> Answer:
     expected = 1 if request.single else len(request.images)  # type: ignore[arg-type]  # a list or a tuple, as `single` says
     if len(response.results) != expected:
         raise InternalError(f"{len(response.results)} results for {expected} inputs", reason="RESPONSE_INVALID")
-    results = [wire.result_from_proto(result) for result in response.results]
+    results = [_of_version(wire.result_from_proto(result), response) for result in response.results]
     return results[0] if request.single else results
+
+
+def _of_version(result: Result, response: pb.ExplainResponse) -> Result:
+    if isinstance(result, Explained):
+        return replace(result, model=response.model, model_digest=response.model_digest)
+    return result
 
 
 def single_requests(images: Any, settings: Request) -> Any:
