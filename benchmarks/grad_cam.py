@@ -98,13 +98,15 @@ def resident_peak() -> int:
 
 
 def measure_served(batch: int, seconds: float, picture: Path, device: str) -> dict[str, Any]:
-    """Return the row of the server at saturation: twice as many callers as a batch holds, in a process of their own."""
+    """Return the row of the server at saturation: three times as many callers as a batch holds, in two processes.
+
+    What ends within a time counts, so that neither the first batches, which are not full, nor the last ones do.
+    """
     plain = interleaved({BASE: contestant(BASE, batch, device)}, seconds / 2)[BASE]
     model = {"name": "resnet50", "source": SOURCE, "weights": "random:0"}
     with running_server(models=[model], batching={"max_batch": batch}, worker={"devices": [device]}) as server:
-        calls = max(4 * batch, int(seconds * batch / statistics.median(plain)))
         load = [sys.executable, "-m", "whylight", "bench", str(picture), "--server", server.address, "--json"]
-        load += ["--target", str(CLASS), "--concurrency", str(2 * batch), "--calls", str(calls)]
+        load += ["--target", str(CLASS), "--concurrency", str(3 * batch), "--duration", str(seconds), "--settle", "3"]
         before = cpu_seconds(server.pid)
         report = json.loads(subprocess.run(load, capture_output=True, text=True, check=True).stdout)
         spent = {name: seconds - before[name] for name, seconds in cpu_seconds(server.pid).items()}
@@ -119,7 +121,7 @@ def measure_served(batch: int, seconds: float, picture: Path, device: str) -> di
         "p99_ms": report["latency"]["p99"] * 1e3,
         "mean_batch_size": report["mean_batch_size"],
         "calls": report["calls"],
-        "cpu_ms_per_call": {name: seconds * 1e3 / report["calls"] for name, seconds in spent.items()},
+        "cpu_ms_per_call": {name: seconds * 1e3 / report["sent"] for name, seconds in spent.items()},
     }
 
 
