@@ -21,9 +21,9 @@ class DeepLiftOptions(whylight.Options):
 
     baseline: Literal["zero", "black", "white", "mean", "blur"] = Field(
         "black",
-        description="What the input is compared to: 'black' or 'white' as the picture was before it was normalised; "
-        "'zero' in the units that the network sees; 'mean', the input's own mean colour; 'blur', the input strongly "
-        "blurred.",
+        description="What the input is compared to: "
+        + whylight.describe_baselines("black", "white", "zero", "mean", "blur")
+        + ".",
     )
 
 

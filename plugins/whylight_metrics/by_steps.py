@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 import whylight
-from whylight_metrics.fill import DESCRIPTION, Fill, filled
+from whylight_metrics.fill import DESCRIPTION, Fill
 from whylight_metrics.per_target import enlarged, per_target, places
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def area_under_curve(
 
     own = per_target(subject, batch)
     inputs = own.inputs
-    base = filled(options.baseline, inputs, subject.model.transform)
+    base = whylight.baseline(options.baseline, inputs, subject.model.transform)
     place = places(enlarged(maps, inputs))
     pixels = place[0].numel()
     steps = min(options.steps, pixels)

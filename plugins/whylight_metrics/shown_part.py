@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 import whylight
-from whylight_metrics.fill import DESCRIPTION, Fill, filled
+from whylight_metrics.fill import DESCRIPTION, Fill
 from whylight_metrics.per_target import enlarged, per_target
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def shown_part(
             field="target",
         )
     own = per_target(subject, batch)
-    base = filled(options.baseline, own.inputs, subject.model.transform)
+    base = whylight.baseline(options.baseline, own.inputs, subject.model.transform)
     visible = torch.stack([_normalised(one) for one in enlarged(maps.clamp(min=0), own.inputs)])[:, None]
     copies = (own.inputs, base + visible * (own.inputs - base))
     whole, part = subject.altered_scores(own, 2, lambda copy: copies[copy])

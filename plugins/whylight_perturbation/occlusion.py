@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from pydantic import Field, model_validator
 
 import whylight
-from whylight_perturbation.fill import FILL_DESCRIPTION, Fill, filled
+from whylight_perturbation.fill import FILL_DESCRIPTION, Fill
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,7 @@ class Occlusion(whylight.Attribution):
             _covered(first, side, length, inputs.device)
             for first, side, length in zip(starts, _pair(options.window), size, strict=True)
         )
-        fill = filled(options.fill, inputs, subject.model.transform)
+        fill = whylight.baseline(options.fill, inputs, subject.model.transform)
 
         def covered(block: range) -> Tensor:
             window = torch.arange(block.start, block.stop, device=inputs.device)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 import whylight
-from whylight_perturbation.fill import FILL_DESCRIPTION, Fill, filled
+from whylight_perturbation.fill import FILL_DESCRIPTION, Fill
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,7 @@ def scores_of(
     import torch
 
     input = one.inputs
-    hidden = filled(fill, input, subject.model.transform)
+    hidden = whylight.baseline(fill, input, subject.model.transform)
 
     def partly(block: range) -> Tensor:
         visible = shown[block.start : block.stop][:, parts.labels]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from whylight import ops as ops
     from whylight import synthesis as synthesis
     from whylight.artifact import Artifact, Box, Boxes, Map, Picture, Point, Points, Table
+    from whylight.baselines import BASELINES, BaselineKind, baseline, describe_baselines
     from whylight.calls import MethodCall, MetricCall
     from whylight.client import AdminClient, AsyncClient, Client
     from whylight.data_set import DataSet, DataSets
@@ -74,6 +75,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "artifact": ("Artifact", "Box", "Boxes", "Map", "Picture", "Point", "Points", "Table"),
+    "baselines": ("BASELINES", "BaselineKind", "baseline", "describe_baselines"),
     "calls": ("MethodCall", "MetricCall"),
     "client": ("AdminClient", "AsyncClient", "Client"),
     "data_set": ("DataSet", "DataSets"),
@@ -135,6 +137,7 @@ _NAMESPACES = ("ops", "synthesis")
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BASELINES",
     "LAST_SPATIAL",
     "PROFILES",
     "AdminClient",
@@ -143,6 +146,7 @@ __all__ = [
     "AsyncClient",
     "Attribution",
     "BackwardRule",
+    "BaselineKind",
     "Batch",
     "Box",
     "Boxes",
@@ -223,6 +227,8 @@ __all__ = [
     "Transform",
     "Unsupported",
     "WhylightError",
+    "baseline",
+    "describe_baselines",
     "evaluate",
     "explain",
     "hookimpl",
