@@ -12,6 +12,7 @@ from typing import Any
 from whylight.engine import Bounds, Engine, Work
 from whylight.engine.pool import PoolListener
 from whylight.errors import InvalidInput, WhylightError
+from whylight.priority import Priority
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_to_proto
@@ -158,6 +159,8 @@ class Stage:
         timeout: float | None = None,
         seeds: Sequence[int | None] = (),
         targets: int = 0,
+        caller: str | None = None,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> asyncio.Task[list[v1.InputResult]]:
         """Explain inputs that are called `names`, by one method or several with spaces between them."""
         inputs = [
@@ -165,7 +168,8 @@ class Stage:
             for name in names
         ]
         deadline = None if timeout is None else self.clock.now() + timeout
-        return asyncio.ensure_future(self.engine.explain(Work(spec_of(*method.split()), inputs, seeds, deadline)))
+        work = Work(spec_of(*method.split()), inputs, seeds, deadline, caller=caller, priority=priority)
+        return asyncio.ensure_future(self.engine.explain(work))
 
     @property
     def sent(self) -> list[list[str]]:

@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 
 from whylight.engine import Bounds
 from whylight.errors import DeadlineExceeded, Overloaded, Unavailable
+from whylight.priority import Priority
 
 WORKERS = 2
 
 step = st.one_of(
-    st.tuples(st.just("call"), st.integers(1, 7), st.sampled_from(["a", "b"]), st.sampled_from([None, 0.4, 3.0])),
+    st.tuples(
+        st.just("call"),
+        st.integers(1, 7),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from([None, 0.4, 3.0]),
+        st.sampled_from([None, "me", "you"]),
+        st.sampled_from(Priority),
+    ),
     st.tuples(st.just("cancel"), st.integers(0, 30)),
     st.tuples(st.just("result"), st.integers(0, 30)),
     st.tuples(st.just("finish"), st.integers(0, 3), st.sampled_from([0.0, 0.5, 2.0])),
@@ -32,9 +40,10 @@ async def play(steps: list[tuple]) -> None:
     up = set(range(WORKERS))
     for kind, *values in steps:
         match kind, values:
-            case "call", (count, method, timeout):
+            case "call", (count, method, timeout, caller, priority):
                 names = [f"{len(calls)}.{place}" for place in range(count)]
-                calls.append((names, s.call(*names, method=method, timeout=timeout)))
+                call = s.call(*names, method=method, timeout=timeout, caller=caller, priority=priority)
+                calls.append((names, call))
             case "cancel", (which,) if calls:
                 calls[which % len(calls)][1].cancel()
             case "result", (which,) if s.pool.batches:

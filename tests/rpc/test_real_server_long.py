@@ -142,7 +142,7 @@ def test_a_failure_waits_until_another_target_succeeds(client: whylight.Client):
     events = client.synthesize("brightening", [2, 2], options=options, seed=1)
     with pytest.raises(MethodFailed):
         told.extend(events)
-    assert {type(one) for one in told} == {SynthesisProgress}
+    assert {type(one) for one in told} <= {SynthesisProgress}  # of which none need come, so soon before the end
 
 
 def test_a_batch_has_the_bits_of_its_singles_whatever_is_asked_of_them(client: whylight.Client):
