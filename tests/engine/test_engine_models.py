@@ -13,6 +13,7 @@ from whylight.engine import Bounds, Engine, ModelChoice, State, Work
 from whylight.errors import NotFound, Unavailable, Unsupported
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
+from whylight.worker.v1 import worker_pb2
 
 
 def call(s: Stage, name: str, model: str, *, long: bool = False) -> asyncio.Task[list[v1.InputResult]]:
@@ -115,6 +116,27 @@ async def test_work_is_taken_when_every_model_of_the_configuration_has_a_worker(
         catalog_pb2.MODEL_STATE_READY,
         catalog_pb2.MODEL_STATE_UNLOADED,
     ]
+
+
+async def test_a_reload_that_failed_once_takes_nothing_from_calls_that_wait_for_a_worker_to_come_back() -> None:
+    s = await stage(Bounds(max_batch_items=1))
+    reload = s.engine.models.reload(ModelChoice("m", "demo:x", {"name": "m"}, (0,)))
+    await settle()
+    refused = worker_pb2.ModelLoaded(name="m", generation=2, error=v1.Error(code=9, reason="MODEL_NOT_FOUND"))
+    s.pool.listener.worker_said(0, worker_pb2.WorkerFrame(loaded=refused))
+    with pytest.raises(Unsupported) as caught:
+        await reload
+    assert caught.value.metadata["cause"] == "MODEL_NOT_FOUND"
+    calls = [call(s, name, "m") for name in ("held", "ahead", "waits")]
+    await settle()
+    s.pool.down()
+    assert [model.state for model in s.engine.catalog.models] == [catalog_pb2.MODEL_STATE_LOADING]
+    for task in calls[:2]:
+        with pytest.raises(Unavailable):
+            await task
+    s.pool.up()
+    s.pool.finish()
+    assert labels(await calls[2]) == ["waits"]
 
 
 event = st.one_of(

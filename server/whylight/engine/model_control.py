@@ -50,7 +50,6 @@ class ModelControl:
         self._switched = switched
         self._outdated = outdated
         self._load_timeout = load_timeout
-        self._loads: dict[tuple[int, Version], asyncio.Future[catalog_pb2.Model]] = {}
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._mends: set[asyncio.Task[None]] = set()
         self._closed: Callable[[], WhylightError] | None = None
@@ -129,7 +128,7 @@ class ModelControl:
     def worker_down(self, worker: int, error: Callable[[], WhylightError]) -> None:
         """Take in that a worker was lost, with all that it had."""
         self.table.held.pop(worker, None)
-        for key in [key for key in self._loads if key[0] == worker]:
+        for key in [key for key in self.table.loads if key[0] == worker]:
             self._end_load(key, error())
         self.table.notify()
 
@@ -140,7 +139,7 @@ class ModelControl:
             self._end_load((worker, version), error_from_proto(reply.error))
             return
         served = self.table.served.get(reply.name)
-        if (worker, version) not in self._loads or served is None or not served.needs(version.generation):
+        if (worker, version) not in self.table.loads or served is None or not served.needs(version.generation):
             self._send_unload(worker, version)  # it came too late: nobody waits for it any more
             self._end_load((worker, version), Unavailable("nobody waits for this version any more"))
             return
@@ -165,7 +164,7 @@ class ModelControl:
     def close(self, error: Callable[[], WhylightError]) -> None:
         """End every change: the workers are gone, or will be."""
         self._closed = error
-        for key in list(self._loads):
+        for key in list(self.table.loads):
             self._end_load(key, error())
         for task in (*self._changes.values(), *self._mends):
             task.cancel()
@@ -250,7 +249,7 @@ class ModelControl:
         Raises:
             WhylightError: it could not, or it was lost, or it took too long.
         """
-        future = self._loads[worker, version] = asyncio.get_running_loop().create_future()
+        future = self.table.loads[worker, version] = asyncio.get_running_loop().create_future()
         load = worker_pb2.LoadModel(name=version.model, generation=version.generation, config=json.dumps(dict(fields)))
         _log.info("worker %d loads version %d of %s", worker, version.generation, version.model)
         self._pool.send(worker, worker_pb2.FrontEndFrame(load=load))
@@ -261,10 +260,10 @@ class ModelControl:
                 f"it was not loaded after {self._load_timeout:g} seconds", reason="LOAD_TIMEOUT"
             ) from None
         finally:
-            self._loads.pop((worker, version), None)
+            self.table.loads.pop((worker, version), None)
 
     def _end_load(self, key: tuple[int, Version], outcome: catalog_pb2.Model | WhylightError) -> None:
-        future = self._loads.pop(key, None)
+        future = self.table.loads.pop(key, None)
         if future is None or future.done():
             return
         if isinstance(outcome, WhylightError):
@@ -346,7 +345,7 @@ class ModelControl:
             lacks = served.wanted and served.generation and served.version not in held and not served.unloading
             if not lacks or worker not in served.choice.workers or not served.choice.fields:
                 continue
-            if (worker, served.version) in self._loads or self._closed is not None:
+            if (worker, served.version) in self.table.loads or self._closed is not None:
                 continue
             if self.table.holders(served.version) or name in self._changes:
                 task = asyncio.ensure_future(self._mend_at(worker, served, served.version))

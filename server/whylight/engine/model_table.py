@@ -88,6 +88,7 @@ class ModelTable:
     def __init__(self, choices: Iterable[ModelChoice] = ()) -> None:
         self.served = {choice.name: Served(choice, wanted=choice.load) for choice in choices}
         self.held: dict[int, dict[Version, catalog_pb2.Model]] = {}
+        self.loads: dict[tuple[int, Version], asyncio.Future[catalog_pb2.Model]] = {}
         self.devices: dict[int, str] = {}
         self.changed = asyncio.Event()
         self.listeners: list[Callable[[ModelTable], None]] = []
@@ -109,10 +110,8 @@ class ModelTable:
 
     def is_lost(self, version: Version) -> bool:
         """Whether no worker has a version, and none will by itself."""
-        if self.holders(version):
-            return False
         served = self.served[version.model]
-        return version != served.version or (served.error is not None and not served.next_generation)
+        return not self.holders(version) and (version != served.version or not self._awaited(served))
 
     @contextlib.contextmanager
     def pinned(self, name: str, generation: int = 0) -> Iterator[catalog_pb2.Model]:
@@ -162,7 +161,7 @@ class ModelTable:
             return catalog_pb2.MODEL_STATE_UNLOADING
         if served.wanted and served.generation and self.holders(served.version):
             return catalog_pb2.MODEL_STATE_READY
-        if served.next_generation or (served.wanted and served.error is None):
+        if served.next_generation or (served.wanted and (self._awaited(served) or served.error is None)):
             return catalog_pb2.MODEL_STATE_LOADING
         return catalog_pb2.MODEL_STATE_UNLOADED if served.error is None else catalog_pb2.MODEL_STATE_FAILED
 
@@ -202,6 +201,12 @@ class ModelTable:
                 generations=sorted(version.generation for version in held if version.model == name),
             )
         return status
+
+    def _awaited(self, served: Served) -> bool:
+        """Whether a worker is still to have the current version: it is being started, or loads it."""
+        return any(
+            worker not in self.held or (worker, served.version) in self.loads for worker in served.choice.workers
+        )
 
     def _check_serves(self, served: Served) -> None:
         name = served.choice.name
