@@ -68,7 +68,9 @@ def main() -> None:
     loads = {name: ({name: 1.0}, cost) for name, cost in costs.items()}
     loads["the mix"] = (MIX, sum(share * costs[name] for name, share in MIX.items()))
     rows: list[dict[str, Any]] = []
-    with running_server(models=[model], worker={"devices": ["cpu"], "threads": arguments.threads}) as server:
+    with running_server(
+        timeout=600, models=[model], worker={"devices": ["cpu"], "threads": arguments.threads}
+    ) as server:
         for name, (shares, cost) in loads.items():
             load = Load(
                 {"server": server.address, "tls": False, "ca": None, "credentials": {}},

@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=10.0, help="how much more than it can")
     parser.add_argument("--share", type=float, default=0.7, help="of what it can, for latency")
     parser.add_argument("--processes", type=int, default=2, help="of clients")
-    parser.add_argument("--nice", type=int, default=0, help="of the sessions that are measured; see serving.py")
+    parser.add_argument(
+        "--nice", type=int, default=0, help="of the front end's and the clients' session, not of the worker's"
+    )
     parser.add_argument("--json", type=Path, help="file to keep the figures in")
     parser.add_argument("--plots", type=Path, help="folder to keep the plots in")
     arguments = parser.parse_args()
@@ -93,8 +95,7 @@ def measure(server: RunningServer, bench: Bench, arguments: argparse.Namespace) 
     """Return what was found out."""
     third = arguments.seconds / 3
     with Watch(server.pid, 0.5) as watch:
-        for pid in watch.pids:
-            favour(pid, arguments.nice)
+        favour(server.pid, arguments.nice)
         callers = 3 * arguments.batch
         before = bench.load("saturation", concurrency=callers, duration=third, warm_up=callers).as_json()
         can = before["throughput"]

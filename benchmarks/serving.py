@@ -168,7 +168,7 @@ def measure(arguments: argparse.Namespace, batch: int, outputs: list[str]) -> di
     turns: dict[str, list[dict[str, Any]]] = {"direct": [], "unary": [], "stream": []}
     with (
         Direct.running(config, requests, batch) as direct,
-        running_server(models=[model], worker=worker, batching={"max_batch": batch}) as server,
+        running_server(timeout=600, models=[model], worker=worker, batching={"max_batch": batch}) as server,
     ):
         load = Load(
             {"server": server.address, "tls": False, "ca": None, "credentials": {}},

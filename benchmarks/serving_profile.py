@@ -221,7 +221,7 @@ def main() -> None:
 def measure_served(model: dict[str, Any], arguments: argparse.Namespace, outputs: list[str]) -> dict[str, Any]:
     """Return what a real server and its clients spend on a call, at saturation."""
     worker = {"devices": [arguments.device], "threads": arguments.threads or 0}
-    with running_server(models=[model], worker=worker, batching={"max_batch": arguments.batch}) as server:
+    with running_server(timeout=600, models=[model], worker=worker, batching={"max_batch": arguments.batch}) as server:
         load = Load(
             {"server": server.address, "tls": False, "ca": None, "credentials": {}},
             (Kind(arguments.method, 1.0, tuple(make_requests(arguments.method, outputs))),),
