@@ -161,6 +161,7 @@ class Stage:
         targets: int = 0,
         caller: str | None = None,
         priority: Priority = Priority.INTERACTIVE,
+        trace: int | None = None,
     ) -> asyncio.Task[list[v1.InputResult]]:
         """Explain inputs that are called `names`, by one method or several with spaces between them."""
         inputs = [
@@ -168,7 +169,8 @@ class Stage:
             for name in names
         ]
         deadline = None if timeout is None else self.clock.now() + timeout
-        work = Work(spec_of(*method.split()), inputs, seeds, deadline, caller=caller, priority=priority)
+        spec = spec_of(*method.split())
+        work = Work(spec, inputs, seeds, deadline, caller=caller, priority=priority, trace=trace)
         return asyncio.ensure_future(self.engine.explain(work))
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from engine_fakes import FakePool, Stage, labels, settle, stage
 from hypothesis import given, settings
@@ -37,12 +38,16 @@ async def play(steps: list[tuple]) -> None:
     bounds = Bounds(max_batch_items=3, max_batch_cost=9.0, max_delay=0.2, max_queued_items=12)
     s = await stage(bounds, pool=FakePool(WORKERS))
     calls: list[tuple[list[str], asyncio.Task]] = []
+    ends: Counter[object] = Counter()
+    s.engine.on_end(lambda report: ends.update([report.trace]))
     up = set(range(WORKERS))
     for kind, *values in steps:
         match kind, values:
             case "call", (count, method, timeout, caller, priority):
                 names = [f"{len(calls)}.{place}" for place in range(count)]
-                call = s.call(*names, method=method, timeout=timeout, caller=caller, priority=priority)
+                call = s.call(
+                    *names, method=method, timeout=timeout, caller=caller, priority=priority, trace=len(calls)
+                )
                 calls.append((names, call))
             case "cancel", (which,) if calls:
                 calls[which % len(calls)][1].cancel()
@@ -68,8 +73,11 @@ async def play(steps: list[tuple]) -> None:
         held = [worker for worker, _ in s.pool.batches]
         assert all(held.count(worker) <= 2 for worker in range(WORKERS))
     await bring_to_an_end(s, up)
-    for names, call in calls:
+    for number, (names, call) in enumerate(calls):
         assert call.done()
+        assert ends[number] in (0, len(names)), "each item ends once, or none was ever taken"
+        if not call.cancelled() and call.exception() is None:
+            assert ends[number] == len(names)
         if call.cancelled():
             continue
         error = call.exception()

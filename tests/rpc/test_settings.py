@@ -97,6 +97,8 @@ def test_lists_and_tables_in_the_environment_are_json(monkeypatch: pytest.Monkey
         ("[queue]\ncost = 100", "batching.max_batch_cost (256.0) is above queue.cost (100.0)"),
         ("[limits]\ninputs = 5000", "limits.inputs (5000) is above queue.items (4096)"),
         ("[queue]\nbytes = 1000", "limits.message_bytes (67108864) is above queue.bytes (1000)"),
+        ("[long_work]\ncall_cost = 1e7", "long_work.call_cost (10000000.0) is above long_work.queue_cost (8000000.0)"),
+        ("[queue]\nbulk_share = 1.0", "queue.bulk_share"),
         ("[worker]\nrestart_backoff_seconds = 31", "worker.restart_backoff_seconds (31.0) is above"),
         ("[server", "not a TOML file"),
     ],
