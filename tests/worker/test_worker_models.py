@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from worker_serving import picture
 
-from whylight.engine import frames
+from whylight.engine import Engine, LocalPool, ModelChoice, frames
 from whylight.errors import InvalidInput, Overloaded, Unavailable
 from whylight.models import Model, ModelConfig, open_model
 from whylight.testing.networks import conv_gap_net
@@ -299,3 +300,22 @@ def test_a_worker_that_is_still_loading_ends_when_its_front_end_is_gone(tmp_path
     front_end.wait()
     worker.wait(timeout=20)
     assert not worker.is_running()
+
+
+async def test_a_worker_that_loads_beside_its_work_is_not_kept_from_its_end_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "slow_to_load.py").write_text(SLOW)
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("SLOW_STARTED", str(started))
+    pool = LocalPool([WorkerConfig(models=(fields(0),), threads=1, plugins=PluginChoice(only=("cam",)))])
+    engine = Engine(pool)
+    await engine.start()
+    reload = engine.models.reload(ModelChoice("net", "", fields(0, source="python:slow_to_load:factory"), (0,)))
+    assert await asyncio.to_thread(started.read_text) == str(pool.pids[0])
+    await engine.drain(120.0)
+    await asyncio.gather(reload, return_exceptions=True)
+    assert reload.cancelled()
+    assert "is killed" not in caplog.text
