@@ -356,22 +356,25 @@ def test_an_output_is_wanted_once_and_there_are_only_so_many():
         ("methods", "model_name"),
         ("methods[0].options.layer", "parameters[option.layer]"),
         ("methods[0].options.layers[2]", "parameters[option.layers][2]"),
+        ("methods[0].options.smooth", "parameters[options].smooth"),
         ("methods[0].options", "parameters[options]"),
         ("methods[0].seed", "parameters[seed]"),
-        ("targets[0].class_index", "parameters[target]"),
+        ("targets[0].class_index", "parameters[target].class_index"),
         ("top_predictions", "parameters[top_predictions]"),
         ("inputs", "inputs"),
         ("inputs[2].tensor.shape", "inputs[IMAGE][2].shape"),
         ("inputs[2]", "inputs[IMAGE][2]"),
-        ("inputs[0].targets[1].class_label", "inputs[TARGET][0]"),
-        ("inputs[1].companions[words].shape", "inputs[words][1].shape"),
+        ("inputs[0].targets[1].class_label", "inputs[TARGET][0][1].class_label"),
+        ("inputs[1].companions[question].shape", "inputs[question][1].shape"),
         ("outputs[0].boxes.threshold", "outputs[BOXES].threshold"),
         ("outputs[1].name", "outputs[MAP].name"),
         ("", ""),
     ],
 )
 def test_errors_point_into_the_request_that_was_sent(native: str, own: str):
-    question = read(infer(outputs={"BOXES": {}, "MAP": {}}, parameters={"target": 1}))
+    parameters = {"target": 1, "option.layer": "conv", "option.layers": "x"}
+    tensors = {"IMAGE": pixels(3), "question": np.zeros((3, 4), np.int64)}
+    question = read(infer("asked.grad-cam", outputs={"BOXES": {}, "MAP": {}}, parameters=parameters, **tensors))
     error = InvalidInput("wrong", field="x")
     error.violations = (dataclasses.replace(error.violations[0], field=native),)
     assert question.localised(error).violations[0].field == own

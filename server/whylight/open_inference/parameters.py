@@ -44,10 +44,11 @@ _NAMES = (
 @dataclass(frozen=True)
 class Parameters:
     """What the parameters of a request say. `timeout` in seconds; `priority` as Triton counts it: 0 the default, 1 the
-    highest, which is the default here; what is below is bulk work.
+    highest, which is the default here; what is below is bulk work. `single_options` came by parameters of their own.
     """
 
     options: Struct = field(default_factory=Struct)
+    single_options: tuple[str, ...] = ()
     method: str = ""
     seed: int | None = None
     targets: tuple[v1.Target, ...] = ()
@@ -68,6 +69,7 @@ def read_parameters(messages: Mapping[str, InferParameter], limits: Limits) -> P
     for name in sorted(values):
         if name.startswith(OPTION):
             options[name.removeprefix(OPTION)] = values.pop(name)
+    single_options = tuple(options)
     for name, value in _json(values, "options", dict, limits).items():
         if name in options:
             raise _invalid("parameters[options]", f"the option {name!r} is given as {OPTION}{name} too")
@@ -76,6 +78,7 @@ def read_parameters(messages: Mapping[str, InferParameter], limits: Limits) -> P
     timeout = _integer(values, "timeout", 2**63 - 1) or None
     found = Parameters(
         options=dict_to_struct(options, "parameters[options]"),
+        single_options=single_options,
         method=_text(values, "method"),
         seed=seed,
         targets=_targets(values, limits),

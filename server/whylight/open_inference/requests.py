@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +12,7 @@ from whylight.limits import Limits
 from whylight.open_inference.messages import ModelInferRequest
 from whylight.open_inference.names import Asked, find, find_method
 from whylight.open_inference.outputs import Wanted, read_outputs
-from whylight.open_inference.parameters import Parameters, read_parameters
+from whylight.open_inference.parameters import OPTION, Parameters, read_parameters
 from whylight.open_inference.tensors import BYTES, InputTensor, read_tensors
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.v1 import worker_pb2
@@ -47,30 +45,21 @@ class Question:
 
     def localised(self, error: WhylightError) -> WhylightError:
         """Return an error about the native request with its field paths in the words of the protocol's."""
-        located = copy.copy(error)
-        located.violations = tuple(
-            replace(violation, field=self._place(violation.field)) for violation in error.violations
-        )
-        return located
-
-    def _place(self, field: str) -> str:
-        if match := re.match(r"methods\[0\]\.options\.(\w+)", field):
-            return f"parameters[option.{match[1]}]{field[match.end() :]}"
-        if match := re.match(r"methods\[0\]\.(options|seed)", field):
-            return f"parameters[{match[1]}]"
-        if field == "model" or re.match(r"methods\b", field):
-            return "model_name"
-        if match := re.match(r"targets\b", field):
-            return f"parameters[{'targets' if len(self.request.targets) > 1 else 'target'}]"
-        if match := re.match(r"inputs\[(\d+)\]\.targets\b", field):
-            return f"inputs[{TARGET}][{match[1]}]"
-        if match := re.match(r"inputs\[(\d+)\]\.companions\[(.+?)\]", field):
-            return f"inputs[{match[2]}][{match[1]}]{field[match.end() :]}"
-        if match := re.match(r"inputs\[(\d+)\](\.(tensor|image))?", field):
-            return f"inputs[{self.pictures}][{match[1]}]{field[match.end() :]}"
-        if (match := re.match(r"outputs\[(\d+)\](\.(map|picture|boxes|mask))?", field)) and self.wanted.sources:
-            return f"outputs[{self.wanted.sources[int(match[1])]}]{field[match.end() :]}"
-        return f"parameters[{field}]" if field == "top_predictions" else field
+        native = self.request
+        moves = {f"methods[0].options.{name}": f"parameters[{OPTION}{name}]" for name in self.parameters.single_options}
+        moves |= {"methods[0].options": "parameters[options]", "methods[0].seed": "parameters[seed]"}
+        moves |= dict.fromkeys(("model", "methods[0].name", "methods[0]", "methods"), "model_name")
+        moves |= {name: f"parameters[{name}]" for name in ("top_predictions", "priority")}
+        moves |= {"targets": "parameters[targets]"} if len(native.targets) > 1 else {"targets[0]": "parameters[target]"}
+        for index, item in enumerate(native.inputs):
+            place = f"inputs[{self.pictures}][{index}]"
+            moves[f"inputs[{index}].targets"] = f"inputs[{TARGET}][{index}]"
+            for name in item.companions:
+                moves[f"inputs[{index}].companions[{name}]"] = f"inputs[{name}][{index}]"
+            moves |= {f"inputs[{index}]{kind}": place for kind in (".tensor", ".image", "")}
+        for index, (name, spec) in enumerate(zip(self.wanted.sources, self.wanted.specs, strict=True)):
+            moves |= {f"outputs[{index}]{kind}": f"outputs[{name}]" for kind in (f".{spec.WhichOneof('kind')}", "")}
+        return error.locate(moves)
 
 
 def read_request(request: ModelInferRequest, catalog: worker_pb2.Ready, limits: Limits) -> Question:
