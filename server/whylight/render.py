@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -124,27 +125,45 @@ class _Sheet:
             arrays.append(array)
         return arrays
 
+    def _clipped(self, percentile: float) -> Tensor:
+        """Return the maps without what lies above a percentile of each: the smallest value with that share below it.
+
+        A map most of which is 0 stays as it is, if it would be 0 altogether.
+        """
+        if percentile == 100:
+            return self.maps
+        clipped = []
+        for one in self.maps:
+            seen = one.abs() if self.scale.signed else one.relu() if self.scale.rectify else one
+            rank = min(max(math.ceil(percentile / 100 * seen.numel()), 1), seen.numel())
+            bound = seen.flatten().kthvalue(rank).values
+            bound = torch.where(bound > seen.min(), bound, seen.max())
+            clipped.append(one.clamp(-bound if self.scale.signed else None, bound))
+        return torch.stack(clipped)
+
     def _on_inputs(self, output: PictureOutput, table: Tensor) -> npt.NDArray[np.uint8]:
         overlaid = output.style is PictureStyle.OVERLAY
         images = self._seen() if overlaid else None
         opacity = output.opacity if overlaid else 1.0
-        return _numpy(ops.cam_overlay(self.maps, self.size, self.scale, table, images=images, opacity=opacity).values)
+        maps = self._clipped(output.clip_percentile)
+        return _numpy(ops.cam_overlay(maps, self.size, self.scale, table, images=images, opacity=opacity).values)
 
     def _on_originals(self, output: PictureOutput, table: Tensor) -> Iterator[npt.NDArray[np.uint8]]:
         overlaid = output.style is PictureStyle.OVERLAY
         opacity = output.opacity if overlaid else 1.0
+        maps = self._clipped(output.clip_percentile)
         for m, item in enumerate(self.inputs):
             left, top, right, bottom = item.frame
             if overlaid:
-                assert item.original is not None
-                canvas = _unseen(item.original)
-                images = torch.from_numpy(_cut(item.original, item.frame)[None]).to(self.maps.device)
+                original = item.drawn_on()
+                canvas = _unseen(original)
+                images = torch.from_numpy(_cut(original, item.frame)[None]).to(self.maps.device)
             else:
                 width, height = item.original_size
                 canvas = np.empty((height, width, 3), np.uint8)
                 canvas[:] = table[127 if self.scale.signed else 0].cpu().numpy()
                 images = None
-            size, one = (bottom - top, right - left), self.maps[m : m + 1]
+            size, one = (bottom - top, right - left), maps[m : m + 1]
             rendered = ops.cam_overlay(one, size, self.scale, table, images=images, opacity=opacity)
             _paste(canvas, _numpy(rendered.values)[0], item.frame)
             yield canvas

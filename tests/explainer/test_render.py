@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from whylight import ops
 from whylight.decode import DecodedInput
@@ -135,6 +137,44 @@ def test_an_overlay_weighs_colour_and_picture_by_its_opacity():
     assert set(np.unique(np.asarray(clear.image()))) == {100}
     colours = np.asarray(one(corner(0, 0), PictureOutput(opacity=1.0), table=TURBO).image()).astype(int)
     assert np.abs(np.asarray(half.image()).astype(int) * 2 - colours - 100).max() <= 1
+
+
+def picture(maps, percentile, scale=SCALE, canvas=Canvas.INPUT):
+    table = BWR if scale.signed else TURBO
+    output = PictureOutput(style=PictureStyle.MAP, canvas=canvas, clip_percentile=percentile)
+    return np.asarray(Image.open(io.BytesIO(one(maps, output, scale, table=table).data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("canvas", [Canvas.INPUT, Canvas.ORIGINAL])
+def test_what_lies_above_the_percentile_is_drawn_as_if_it_lay_there(canvas):
+    """Of 400 values 0, 1, ... 399 the 75th percentile is 299, the smallest with three quarters at or below it."""
+    maps = torch.arange(400.0).view(1, 20, 20)
+    assert np.array_equal(picture(maps, 75, canvas=canvas), picture(maps.clamp(max=299), 100, canvas=canvas))
+    spiked = maps.clone()
+    spiked[0, 19, 19] = 1e6
+    assert len(np.unique(picture(spiked, 100)[:18].reshape(-1, 3), axis=0)) == 1  # one value takes all the light
+    assert np.array_equal(picture(spiked, 99), picture(maps, 99))
+
+
+def test_a_signed_map_is_clipped_by_magnitude_on_both_sides():
+    maps = torch.linspace(-1, 1, 400, dtype=torch.float64).view(1, 20, 20)
+    bound = maps.abs().flatten().sort().values[199]
+    clipped = picture(maps, 50, SIGNED)
+    assert np.array_equal(clipped, picture(maps.clamp(-bound, bound), 100, SIGNED))
+    assert not np.array_equal(clipped, picture(maps, 100, SIGNED))
+
+
+def test_a_map_that_is_nearly_all_zero_is_not_clipped_away():
+    maps = corner(1, 2)
+    assert np.array_equal(picture(maps, 50), picture(maps, 100))
+
+
+def test_numbers_are_not_clipped():
+    maps = torch.arange(16.0).view(1, 4, 4)
+    outputs = [PictureOutput(clip_percentile=50), MapOutput()]
+    (drawn,) = render(maps, [WIDE], [0], outputs, [TURBO, None], SCALE)
+    assert np.array_equal(drawn.artifacts[1].array, maps[0].numpy())
+    assert drawn.high == 15
 
 
 def test_beside_the_view_an_original_is_dim_and_grey():

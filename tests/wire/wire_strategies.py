@@ -73,6 +73,7 @@ specifications = st.one_of(
         hundredths,
         drawn_on,
         st.integers(1, 100),
+        st.integers(1, 400).map(lambda value: value / 4),
     ),
     st.builds(
         outputs.BoxesOutput,

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 )
 @click.option("--colour-map", default="", help="Matplotlib colour map. turbo when left out; bwr for signed maps.")
 @click.option(
+    "--clip",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=100.0,
+    metavar="PERCENTILE",
+    help="Draw what lies above this percentile of the map as if it lay just there: 99 or so for saliency and its like.",
+)
+@click.option(
     "--canvas",
     type=click.Choice(["input", "original"]),
     help="Draw on what the model saw, or on the whole picture. Pictures: input; boxes, masks: original, when left out.",
@@ -60,6 +67,7 @@ def command(
     out: str | None,
     style: str,
     colour_map: str,
+    clip: float,
     canvas: str | None,
     boxes: bool,
     mask: bool,
@@ -92,7 +100,7 @@ def command(
         targets=targets,
         options=as_dictionary(options),
         companions=as_dictionary(companions),
-        outputs=_outputs(place, style, colour_map, canvas, boxes, mask),
+        outputs=_outputs(place, style, colour_map, clip, canvas, boxes, mask),
         seed=seed,
         top=top,
     )
@@ -106,7 +114,13 @@ def command(
 
 
 def _outputs(
-    place: OneFile | Folder | None, style: str, colour_map: str, canvas: str | None, boxes: bool, mask: bool
+    place: OneFile | Folder | None,
+    style: str,
+    colour_map: str,
+    clip: float,
+    canvas: str | None,
+    boxes: bool,
+    mask: bool,
 ) -> Sequence[Output]:
     from whylight.cli.saving import MASK
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, PictureOutput, PictureStyle
@@ -114,7 +128,8 @@ def _outputs(
     frame: dict[str, Any] = {} if canvas is None else {"canvas": Canvas(canvas)}
     outputs: list[Output] = []
     if place is not None:
-        outputs.append(PictureOutput(format=place.format, style=PictureStyle(style), colour_map=colour_map, **frame))
+        frame_and_style = {"style": PictureStyle(style), "colour_map": colour_map, "clip_percentile": clip, **frame}
+        outputs.append(PictureOutput(format=place.format, **frame_and_style))
     if boxes:
         outputs.append(BoxesOutput(**frame))
     if mask:

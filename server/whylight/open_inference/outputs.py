@@ -135,6 +135,7 @@ def _picture(style: v1.PictureStyle) -> Callable[[dict[str, Value], str], v1.Out
             quality=_count(values, "quality", place),
         )
         _set_decimal(picture, "opacity", values, place)
+        _set_decimal(picture, "clip_percentile", values, place)
         return v1.OutputSpec(picture=picture)
 
     return read
@@ -154,10 +155,17 @@ def _boxes(values: dict[str, Value], place: str) -> v1.OutputSpec:
     return v1.OutputSpec(boxes=boxes)
 
 
+_OF_PICTURES = ("canvas", "clip_percentile", "colour_map", "format", "opacity", "quality")
 _READERS: Mapping[str, tuple[tuple[str, ...], Callable[[dict[str, Value], str], v1.OutputSpec]]] = {
     MAP: (("canvas", "datatype", "normalised"), _map),
-    OVERLAY: (("canvas", "colour_map", "format", "opacity", "quality"), _picture(v1.PICTURE_STYLE_OVERLAY)),
-    HEATMAP: (("canvas", "colour_map", "format", "opacity", "quality"), _picture(v1.PICTURE_STYLE_MAP)),
+    OVERLAY: (
+        ("canvas", "clip_percentile", "colour_map", "format", "opacity", "quality"),
+        _picture(v1.PICTURE_STYLE_OVERLAY),
+    ),
+    HEATMAP: (
+        ("canvas", "clip_percentile", "colour_map", "format", "opacity", "quality"),
+        _picture(v1.PICTURE_STYLE_MAP),
+    ),
     MASK: (("canvas", "threshold"), _mask),
     BOXES: (("canvas", "limit", "threshold"), _boxes),
 }

@@ -97,6 +97,7 @@ def output_to_proto(output: Output) -> pb.OutputSpec:
                     opacity=output.opacity,
                     canvas=canvas_to_proto(output.canvas),
                     quality=output.quality,
+                    clip_percentile=output.clip_percentile,
                 ),
             )
         case BoxesOutput():
@@ -139,6 +140,7 @@ def _picture(name: str, message: pb.PictureOutput) -> PictureOutput:
         decimal(message.opacity) if message.HasField("opacity") else 0.5,
         _word(CANVASES, message.canvas, Canvas.INPUT, "picture.canvas"),
         message.quality or 90,
+        decimal(message.clip_percentile) if message.HasField("clip_percentile") else 100.0,
     )
 
 
