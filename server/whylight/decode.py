@@ -6,7 +6,7 @@ Everything here may run in many threads at once: no state is kept, and Pillow le
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,9 @@ FORMATS = (
     WebPImagePlugin.WebPImageFile.format,
 )
 """Image files that are read. Others are refused unopened: each further decoder is a further way in for bad data."""
+
+KEPT_PIXELS = 16 * 2**20
+"""Pixels of an original that is kept from when it is decoded until it is drawn on: more than most cameras make."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,7 +48,8 @@ class DecodedInput:
     `values` is uint8 `[H, W, 3]`, the pixels that the model sees, still to be normalised; or float32 `[C, H, W]`, a
     normalised input that the caller sent. `seen` is the picture `[H, W, 3]` that overlays are drawn on and `original`
     the whole picture that the caller gave, uint8 `[height, width, 3]`; each is None where no output of the plan draws
-    on it. `box` (left, top, right, bottom) is what the model sees, in pixels of the original, which is `original_size`
+    on it. An original above `KEPT_PIXELS` is not kept: `again` decodes it once more when it is drawn on, so that a batch
+    of small files that are large pictures fits into memory. `box` (left, top, right, bottom) is what the model sees, in pixels of the original, which is `original_size`
     (width, height) large. `decode_time` is in seconds. `companions` are what the model takes besides the picture, by
     name; `references` the pictures that targets compare it with, by what was sent.
     """
@@ -58,6 +62,14 @@ class DecodedInput:
     decode_time: float = 0.0
     companions: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict, repr=False)
     references: Mapping[bytes | FrozenArray, DecodedInput] = field(default_factory=dict, repr=False)
+    again: Callable[[], npt.NDArray[np.uint8]] | None = field(default=None, repr=False)
+
+    def drawn_on(self) -> npt.NDArray[np.uint8]:
+        """Return the original, which the plan draws on."""
+        if self.original is not None:
+            return self.original
+        assert self.again is not None
+        return self.again()
 
     @property
     def is_picture(self) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import whylight
@@ -83,6 +86,17 @@ def test_a_batch_gives_what_each_input_gives_alone(cams, explain_all):
     assert together[0].explanations[1].target_label == "all"
     assert together[2].explanation.target == ClassIndex(1)
     assert together[3].explanations[0].target == ClassIndex(together[3].predictions[1].class_index)
+
+
+def test_a_large_original_is_decoded_again_when_it_is_drawn_on(cams, explain_all, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(PIXELS[0]).save(file, "PNG")
+    plan = cams.plan("looking", "grad-cam", {}, (whylight.PictureOutput(canvas=Canvas.ORIGINAL),))
+    (kept,) = explain_all(cams, plan, [file.getvalue()])
+    monkeypatch.setattr("whylight.decode.KEPT_PIXELS", 60 * 90 - 1)
+    assert cams.decode(plan, file.getvalue()).original is None
+    (again,) = explain_all(cams, plan, [file.getvalue()])
+    assert again.explanation.picture == kept.explanation.picture
 
 
 def test_predictions_are_the_softmax_of_the_scores_best_first(cams, model, explain_all):

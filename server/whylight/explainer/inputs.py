@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from whylight import decode
 from whylight.decode import DecodedInput, decode_image, decode_pixels, decode_tensor
 from whylight.errors import InvalidInput, Unsupported, WhylightError
 from whylight.explainer.plan import ExplanationPlan
@@ -113,8 +114,13 @@ def _decoded(
         return _of_tensor(plan, decode_tensor(data, plan.model.input_channels, limits), drawn)
     if isinstance(data, np.ndarray):
         return _of_picture(plan, decode_pixels(data, limits), "input.tensor.shape", drawn)
-    picture = data if isinstance(data, Image.Image) else decode_image(data, limits)
-    return _of_picture(plan, picture, "input.image", drawn)
+    if isinstance(data, Image.Image):
+        return _of_picture(plan, data, "input.image", drawn)
+    picture = decode_image(data, limits)
+    if not drawn or not plan.draws_on_original or picture.width * picture.height <= decode.KEPT_PIXELS:
+        return _of_picture(plan, picture, "input.image", drawn)
+    item = _of_picture(plan, picture, "input.image", drawn, kept=False)
+    return dataclasses.replace(item, again=lambda: np.array(decode_image(data, limits)))
 
 
 def fit_picture(transform: Transform, model: str, picture: Image.Image, field: str) -> Fitted:
@@ -139,12 +145,14 @@ def fit_picture(transform: Transform, model: str, picture: Image.Image, field: s
     return transform.fit(picture)
 
 
-def _of_picture(plan: ExplanationPlan, picture: Image.Image, field: str, drawn: bool) -> DecodedInput:
+def _of_picture(
+    plan: ExplanationPlan, picture: Image.Image, field: str, drawn: bool, *, kept: bool = True
+) -> DecodedInput:
     fitted = fit_picture(plan.model.transform, plan.model.name, picture, field)
     return DecodedInput(
         values=fitted.pixels,
         seen=_rgb(fitted.pixels) if drawn and plan.draws_on_seen else None,
-        original=np.array(picture) if drawn and plan.draws_on_original else None,
+        original=np.array(picture) if drawn and kept and plan.draws_on_original else None,
         box=fitted.box,
         original_size=fitted.original_size,
     )
