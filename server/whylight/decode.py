@@ -48,9 +48,10 @@ class DecodedInput:
     `values` is uint8 `[H, W, 3]`, the pixels that the model sees, still to be normalised; or float32 `[C, H, W]`, a
     normalised input that the caller sent. `seen` is the picture `[H, W, 3]` that overlays are drawn on and `original`
     the whole picture that the caller gave, uint8 `[height, width, 3]`; each is None where no output of the plan draws
-    on it. An original above `KEPT_PIXELS` is not kept: `again` decodes it once more when it is drawn on, so that a batch
-    of small files that are large pictures fits into memory. `box` (left, top, right, bottom) is what the model sees, in pixels of the original, which is `original_size`
-    (width, height) large. `decode_time` is in seconds. `companions` are what the model takes besides the picture, by
+    on it. An original above `KEPT_PIXELS` is not kept: `again` decodes it once more when it is drawn on, so that a
+    batch of small files that are large pictures fits into memory. `box` (left, top, right, bottom) is what the model
+    sees, in pixels of the original, which is `original_size` (width, height) large. `decode_time` is in seconds.
+    `companions` are what the model takes besides the picture, by
     name; `references` the pictures that targets compare it with, by what was sent.
     """
 
