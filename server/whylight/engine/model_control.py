@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from whylight.engine.model_table import ModelChoice, ModelTable, Served, loading
 from whylight.engine.pool import WorkerPool
 from whylight.engine.version import Version
-from whylight.errors import Unavailable, Unsupported, WhylightError
+from whylight.errors import InternalError, Unavailable, Unsupported, WhylightError
 from whylight.v1 import catalog_pb2
 from whylight.wire.errors import error_from_proto
 from whylight.worker.v1 import worker_pb2
@@ -205,8 +205,8 @@ class ModelControl:
         self.table.notify()
         try:
             model = await self._load_everywhere(version, choice)
-        except WhylightError as error:
-            served.error = error
+        except Exception as error:
+            served.error = error if isinstance(error, WhylightError) else InternalError("see the log")
             served.next_generation = 0
             self._forget(version)
             raise
