@@ -24,7 +24,7 @@ from whylight.testing.server import RunningServer, running_server
 from whylight.v1 import explanation_pb2 as v1
 from whylight.v1 import explanation_pb2_grpc
 
-MODEL = {"name": "tiny", "source": "python:whylight.testing.networks:ConvGapNet", "input_size": [32, 32]}
+MODEL = {"name": "tiny", "source": "python:whylight.testing.networks:conv_gap_net", "input_size": [32, 32]}
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 

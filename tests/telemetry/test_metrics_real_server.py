@@ -205,6 +205,15 @@ def test_other_calls_are_counted_as_calls_and_not_as_requests(server: RunningSer
     assert after.sum("whylight_requests_total") == before.sum("whylight_requests_total")
 
 
+def test_the_open_inference_protocol_is_counted_as_our_own(server: RunningServer) -> None:
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"", timeout=60)
+    after = scrape(server)
+    assert after.by("whylight_requests_total", "rpc", "model", "outcome")[("ModelInfer", "unknown", "invalid")] == 1
+    infer = {"grpc_service": "inference.GRPCInferenceService", "grpc_method": "ModelInfer", "grpc_type": "unary"}
+    assert after.sum("grpc_server_handled_total", **infer) == 1
+
+
 def test_a_worker_that_is_lost_is_counted_and_so_is_what_it_held(tmp_path: Path) -> None:
     with serving(tmp_path, metrics={"port": 0}) as server, stub_of(server) as stub:
         with pytest.raises(grpc.RpcError) as caught:

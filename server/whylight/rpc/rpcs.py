@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pool
 
+from whylight.open_inference.messages import POOL as OPEN_INFERENCE_POOL
 from whylight.telemetry.calls import Rpc
 
 _TYPES = {
@@ -37,11 +38,13 @@ class Rpcs:
 
 def _described(service: str, method: str) -> str | None:
     """Return the type as the service's description has it: a refused call has a handler of another type."""
-    try:
-        found = descriptor_pool.Default().FindServiceByName(service).methods_by_name.get(method)
-    except KeyError:
-        return None
-    return _TYPES[found.client_streaming, found.server_streaming] if found else None
+    for pool in (descriptor_pool.Default(), OPEN_INFERENCE_POOL):
+        try:
+            found = pool.FindServiceByName(service).methods_by_name.get(method)
+        except KeyError:
+            continue
+        return _TYPES[found.client_streaming, found.server_streaming] if found else None
+    return None
 
 
 def _type(handler: grpc.RpcMethodHandler[Any, Any]) -> str:

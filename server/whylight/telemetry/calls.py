@@ -125,7 +125,7 @@ class Request:
 
 @dataclass(eq=False)
 class Call:
-    """One RPC that is open."""
+    """One RPC that is open; `request` is the one that it is, if it is one, until its end."""
 
     observer: Observer
     rpc: Rpc
@@ -156,8 +156,9 @@ class Call:
         if self._ended:
             return
         self._ended = True
-        if self.request is not None:
-            self.request.end(code, reason)
+        request, self.request = self.request, None  # they know each other, and nobody should have to collect them
+        if request is not None:
+            request.end(code, reason)
         self.observer.call_ended(self, code, reason, self.clock() - self.began)
 
 

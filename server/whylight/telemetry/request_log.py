@@ -48,7 +48,7 @@ class RequestLog(Deaf):
 
     def call_ended(self, call: Call, code: str, reason: str, seconds: float) -> None:
         """Write the line of a call that is no request; probes of health are not worth one."""
-        if call.request is None and call.rpc.service != HEALTH:
+        if not call.rpc.is_request and call.rpc.service != HEALTH:
             self._write(call, {"rpc": call.rpc.method, "code": code, "reason": reason, "seconds": round(seconds, 6)})
 
     def _write(self, call: Call, fields: dict[str, object]) -> None:
