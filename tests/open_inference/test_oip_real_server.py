@@ -50,9 +50,9 @@ def native(channel: grpc.Channel) -> explanation_pb2_grpc.ExplanationServiceStub
     return explanation_pb2_grpc.ExplanationServiceStub(channel)
 
 
-def native_request(**fields) -> v1.ExplainRequest:
+def native_request(seed: int = 0, **fields) -> v1.ExplainRequest:
     tensors = [
-        v1.Tensor(dtype=v1.DATA_TYPE_UINT8, shape=picture.shape, data=picture.tobytes()) for picture in pixels(2)
+        v1.Tensor(dtype=v1.DATA_TYPE_UINT8, shape=picture.shape, data=picture.tobytes()) for picture in pixels(2, seed)
     ]
     inputs = [v1.Input(tensor=tensor) for tensor in tensors]
     return v1.ExplainRequest(methods=[v1.MethodCall(name="grad-cam")], inputs=inputs, **fields)
@@ -130,31 +130,29 @@ def test_a_seed_makes_chance_repeatable_and_is_told(stub: Stub):
     assert json.loads(array(first, "EXPLANATION")[0, 0])["seed"] == "5"
 
 
-def test_answers_of_one_service_are_kept_for_the_other():
-    cache = {"bytes": 1 << 20}
-    with running_server(**SERVER, response_cache=cache) as server, grpc.insecure_channel(server.address) as channel:
-        native = explanation_pb2_grpc.ExplanationServiceStub(channel)
-        first = native.Explain(native_request(), timeout=60).results[0].explained.explanations[0]
-        request = infer(MODEL, outputs={"MAP": {}, "EXPLANATION": {}}, IMAGE=pixels(2))
-        second = Stub(channel).ModelInfer(request, timeout=60)
-        other = Stub(channel).ModelInfer(infer(MODEL, outputs={"EXPLANATION": {}, "OVERLAY": {}}, IMAGE=pixels(2)))
-    assert not first.execution.cached
-    assert [json.loads(fact)["execution"]["cached"] for fact in array(second, "EXPLANATION").ravel()] == [True] * 2
-    assert array(second, "MAP")[0].tobytes() == first.artifacts[0].tensor.data
-    assert "cached" not in json.loads(array(other, "EXPLANATION")[0, 0])["execution"]
-
-
-def test_calls_of_both_services_share_a_batch():
+def test_calls_of_both_services_share_a_batch_and_kept_answers():
     batching = {"max_batch": 4, "max_delay_seconds": 20}  # a batch leaves when it is full, here of two from each
-    with running_server(**SERVER, batching=batching) as server, grpc.insecure_channel(server.address) as channel:
-        request = infer(MODEL, outputs={"MAP": {}, "EXPLANATION": {}}, IMAGE=pixels(2))
-        theirs = Stub(channel).ModelInfer.future(request, timeout=120)
-        ours = explanation_pb2_grpc.ExplanationServiceStub(channel).Explain.future(native_request(), timeout=120)
-        explanations = [result.explained.explanations[0] for result in ours.result().results]
-        facts = [json.loads(fact) for fact in array(theirs.result(), "EXPLANATION").ravel()]
-    assert [one.execution.batch_size for one in explanations] == [4, 4]
-    assert [one["execution"]["batch_size"] for one in facts] == [4, 4]
-    assert array(theirs.result(), "MAP").tobytes() == b"".join(one.artifacts[0].tensor.data for one in explanations)
+    cache = {"bytes": 1 << 20}
+    with (
+        running_server(**SERVER, batching=batching, response_cache=cache) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        native, stub = explanation_pb2_grpc.ExplanationServiceStub(channel), Stub(channel)
+        request = infer(MODEL, outputs={"MAP": {}, "EXPLANATION": {}}, IMAGE=pixels(2, seed=1))
+        future = stub.ModelInfer.future(request, timeout=120)
+        ours = native.Explain(native_request(), timeout=120)
+        theirs = future.result()
+        again = native.Explain(native_request(seed=1), timeout=120)  # what only the other service was asked
+    facts = [json.loads(fact)["execution"] for fact in array(theirs, "EXPLANATION").ravel()]
+    executions, kept = (
+        [result.explained.explanations[0].execution for result in answer.results] for answer in (ours, again)
+    )
+    assert [one["batch_size"] for one in facts] == [one.batch_size for one in executions] == [4, 4]
+    assert not any(one.get("cached") for one in facts)
+    assert not any(one.cached for one in executions)
+    assert all(one.cached for one in kept)
+    maps = [result.explained.explanations[0].artifacts[0].tensor.data for result in again.results]
+    assert array(theirs, "MAP").tobytes() == b"".join(maps)
 
 
 @pytest.mark.parametrize(
