@@ -41,9 +41,12 @@ class RobustOptions(SynthesisOptions):
     rotate: float = Field(10.0, ge=0, le=180, description="Largest random turn, in degrees.")
     scale: float = Field(0.15, ge=0, lt=1, description="Largest random change of size: 0.1 is from 0.9 to 1.1.")
 
+    pad: int = Field(0, ge=0, le=256, description="Width of a grey frame around what it sees, in pixels.")
+    crop: float = Field(0.0, ge=0, lt=1, description="Largest share of the sides that it does not see, at random.")
+
     def robustness(self) -> Robustness:
         """Return the movements that these options ask for."""
-        return whylight.synthesis.Robustness(self.jitter, self.rotate, self.scale)
+        return whylight.synthesis.Robustness(self.jitter, self.rotate, self.scale, self.pad, self.crop)
 
 
 def make(

@@ -23,9 +23,10 @@ class FoolingOptions(SynthesisOptions):
         "noise", description="'noise': an image of nothing; 'picture': the least change of the picture given."
     )
     confidence: float = Field(0.99, gt=0, lt=1, description="Finish as soon as the model is so sure of the target.")
-    budget: float = Field(
-        2 / 255, gt=0, le=1, description="Largest change of any pixel of the picture given, where 1 is white."
+    norm: Literal["inf", "l2"] = Field(
+        "inf", description="What is bounded of the change: 'inf', that of any pixel; 'l2', its root mean square."
     )
+    budget: float = Field(2 / 255, gt=0, le=1, description="Bound of the change of the picture given; 1 is white.")
     distance: float = Field(
         0.0, ge=0, description="Weight of the mean squared change, so that of the allowed ones a small one is found."
     )
@@ -36,7 +37,8 @@ class FoolingImage(whylight.Synthesis):
     """An image that the model takes for the target with confidence, though it shows nothing of the kind.
 
     Ascent of the target's log-probability, pixel by pixel and with no regulariser: from noise (Nguyen et al.), or from
-    a picture, no pixel further from it than `budget` (Szegedy et al.), until the model is as sure as `confidence`.
+    a picture, no pixel further from it than `budget` (Szegedy et al.), until the model is as sure as `confidence`. With
+    the norm 'l2' it is the root mean square of the change that stays within `budget`; single pixels may change more.
 
     Use it to show that confidence is not understanding, and to see how small a change is enough.
 
@@ -62,12 +64,15 @@ class FoolingImage(whylight.Synthesis):
         from_picture = options.start == "picture"
         start = given(task, 0) if from_picture else noise(subject, task)
         terms: list[whylight.synthesis.Term] = [parts.LogProbability(classes=classes)]
+        operators: list[whylight.synthesis.Operator] = []
+        held = parts.Pixels(start)
         if from_picture:
-            low, high = (start - options.budget).clamp(0, 1), (start + options.budget).clamp(0, 1)
             terms.append(parts.ImageDistance(options.distance, reference=start))
-            held = parts.Pixels(start, low=low, high=high)
-        else:
-            held = parts.Pixels(start)
+            if options.norm == "inf":
+                low, high = (start - options.budget).clamp(0, 1), (start + options.budget).clamp(0, 1)
+                held = parts.Pixels(start, low=low, high=high)
+            else:
+                operators.append(parts.StayNear(reference=start, radius=options.budget * start[0].numel() ** 0.5))
 
         def sure(sight: Sight) -> Tensor:
             assert sight.output is not None
@@ -77,10 +82,12 @@ class FoolingImage(whylight.Synthesis):
         def checks(images: Tensor) -> dict[str, Tensor]:
             found = {"probability": probabilities(subject, images, classes)}
             if from_picture:
-                found["largest_change"] = (images - start).abs().flatten(1).amax(1)
+                change = (images - start).flatten(1)
+                found["largest_change"] = change.abs().amax(1)
+                found["root_mean_square_change"] = change.square().mean(1).sqrt()
             return found
 
-        yield from make(subject, task, options, held, terms, stop=sure, checks=checks)
+        yield from make(subject, task, options, held, terms, operators=operators, stop=sure, checks=checks)
 
     def cost(self, options: FoolingOptions) -> float:
         """Return the cost of a pass there and back at every step; it may end much earlier."""

@@ -244,6 +244,17 @@ def test_operators_blank_just_the_share_they_say():
         assert strength[image][~kept[image]].max() <= strength[image][kept[image]].min()
 
 
+def test_what_is_too_far_is_brought_back_and_nothing_else():
+    images = start(2)
+    reference = images + torch.tensor([0.01, 0.1])[:, None, None, None]
+    near = synthesis.StayNear(reference=reference, radius=1.0).apply(images, images)
+    torch.testing.assert_close(near[0], images[0], rtol=0, atol=1e-12)
+    assert (near[1] - reference[1]).norm() == pytest.approx(1.0)
+    torch.testing.assert_close(
+        (near[1] - reference[1]) / 1.0, (images[1] - reference[1]) / (images[1] - reference[1]).norm()
+    )
+
+
 def test_a_spectrum_holds_the_image_that_it_began_with():
     images = start(2)
     torch.testing.assert_close(synthesis.Fourier(images).images(), images, rtol=1e-9, atol=1e-9)
@@ -318,6 +329,34 @@ def test_a_pass_for_an_early_layer_ends_there(subject):
 def test_a_rank_has_no_value_without_an_input(subject):
     with pytest.raises(InvalidInput, match="name a class"):
         subject.aim(whylight.Rank(0))
+
+
+def test_a_frame_is_grey_and_shows_the_whole_image():
+    height, width = SIZE
+    white = torch.ones(2, 3, *SIZE)
+    framed = synthesis.Robustness(pad=8).view(white, generators(2))
+    assert framed.shape == white.shape
+    assert torch.equal(framed[:, :, :3], torch.full_like(framed[:, :, :3], 0.5))
+    inner = framed[:, :, 8:-8, 8:-8]
+    torch.testing.assert_close(inner, torch.ones_like(inner))
+    shares = 1 - 2 * (framed[0, 0] - 1).mean().abs()
+    assert shares == pytest.approx(height * width / ((height + 16) * (width + 16)), abs=0.03)
+
+
+def test_a_crop_is_a_part_of_the_image_of_the_size_that_was_asked_for():
+    ramp = torch.linspace(0, 1, SIZE[1]).expand(1, 3, *SIZE).contiguous()
+    seen = [
+        synthesis.Robustness(crop=0.5).view(ramp, [torch.Generator().manual_seed(seed)])[0, 0] for seed in range(60)
+    ]
+    low, high = torch.stack([one.amin() for one in seen]), torch.stack([one.amax() for one in seen])
+    spans = high - low
+    assert spans.min() > 0.44
+    assert spans.min() < 0.6
+    assert spans.max() > 0.9
+    assert low.min() < 0.03
+    assert high.max() > 0.97
+    middles = (low + high) / 2
+    assert middles.std() > 0.05, "it is a place at random"
 
 
 def test_whole_shifts_roll_and_small_turns_stay_near():

@@ -135,6 +135,14 @@ def test_a_change_that_nobody_sees_flips_a_photo(demo):
     assert demo.subject().forward(demo.transform.from_unit(result.images)).argmax(1)[0] == LYNX
 
 
+def test_a_change_of_small_length_flips_a_photo_too(demo):
+    cat = photo("chelsea", 128)
+    options = {"start": "picture", "norm": "l2", "budget": 0.5 / 255, "confidence": 0.9, "steps": 60}
+    _, result = made(FoolingImage, demo, options, cat, target=LYNX, side=128)
+    assert result.checks["root_mean_square_change"][0] <= 0.5 / 255 * (1 + 1e-4)
+    assert demo.subject().forward(demo.transform.from_unit(result.images)).argmax(1)[0] == LYNX
+
+
 @pytest.mark.parametrize("channel", [None, 3])
 def test_a_dream_excites_the_layer_within_the_range_of_images(demo, channel):
     options = {"layer": "blocks.8", "octaves": 2, "steps": 6, "channel": channel}

@@ -5,7 +5,7 @@ every image, changed by an optimiser and, now and then, by an `Operator`. Everyt
 not meet: each gets the bits that it would get alone.
 """
 
-from whylight.synthesis.operators import ClipSmallContribution, ClipSmallNorm, GaussianBlur, Operator
+from whylight.synthesis.operators import ClipSmallContribution, ClipSmallNorm, GaussianBlur, Operator, StayNear
 from whylight.synthesis.optimise import Step, optimise
 from whylight.synthesis.parametrisation import Code, Fourier, Parametrisation, Phase, Pixels, spectrum_scale
 from whylight.synthesis.regularisers import L1, L2, ImageDistance, TotalVariation
@@ -43,6 +43,7 @@ __all__ = [
     "Robustness",
     "Score",
     "Sight",
+    "StayNear",
     "Step",
     "Term",
     "TotalVariation",

@@ -1,17 +1,19 @@
-"""What is done to an image between steps: blurring, and blanking pixels that do little; knows no model and no loss.
+"""What is done to an image between steps: blurring, blanking pixels that do little, keeping near; knows no model.
 
-The four of Yosinski et al., Understanding Neural Networks Through Deep Visualization, ICML workshop 2015, section 3.2;
-the first, L2 decay, is the term `whylight.synthesis.L2`.
+Blurring and both clippings are those of Yosinski et al., Understanding Neural Networks Through Deep Visualization, ICML
+workshop 2015, section 3.2, of which the fourth, L2 decay, is the term `whylight.synthesis.L2`.
 """
 
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
+
+from whylight.synthesis.term import per_image
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,23 @@ class ClipSmallContribution(Operator):
     def apply(self, images: Tensor, gradients: Tensor) -> Tensor:
         """Return the images, the pixels that contribute least blanked."""
         return _blank_lowest(images, ((images - self.blank) * gradients).sum(1).abs(), self.share, self.blank)
+
+
+@dataclass(frozen=True)
+class StayNear(Operator):
+    """Brings images back that are further than `radius` from a reference `[B, C, H, W]`: the nearest point that is not.
+
+    The distance is Euclidean, over all pixels and channels, 0 black and 1 white.
+    """
+
+    reference: Tensor = field(default_factory=lambda: torch.empty(0))
+    radius: float = 1.0
+
+    def apply(self, images: Tensor, gradients: Tensor) -> Tensor:
+        """Return the images, each within its ball."""
+        change = images - self.reference
+        lengths = per_image(change.square()).sqrt().clamp_min(1e-12)
+        return self.reference + change * (self.radius / lengths).clamp_max(1.0)[:, None, None, None]
 
 
 def _blank_lowest(images: Tensor, strength: Tensor, share: float, blank: float) -> Tensor:

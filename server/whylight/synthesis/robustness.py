@@ -14,29 +14,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+GREY = 0.5
+
 
 @dataclass(frozen=True)
 class Robustness:
     """Random movements, drawn for each image and step from the image's own generator.
 
     `jitter` is the largest shift in pixels, `rotate` the largest turn in degrees, `scale` the largest factor beyond 1
-    (0.1: from 0.9 to 1.1). What comes in from outside is the image's own border. A jitter alone shifts by whole pixels,
-    round the edges, and interpolates nothing.
+    (0.1: from 0.9 to 1.1). `pad` is the width in pixels of a grey frame through which the model sees the whole image,
+    `crop` the largest share of the sides that it does not see (0.25: a place of at least three quarters of them). What
+    comes in from outside is the border of the image, or of its frame. A jitter alone shifts by whole pixels, round the
+    edges, and interpolates nothing.
     """
 
     jitter: int = 0
     rotate: float = 0.0
     scale: float = 0.0
+    pad: int = 0
+    crop: float = 0.0
 
     def view(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Return what the model looks at, `[B, C, H, W]` as `images`; gradients flow back."""
-        if self.rotate == 0 and self.scale == 0:
+        if not (self.rotate or self.scale or self.pad or self.crop):
             return self._rolled(images, generators) if self.jitter else images
-        height, width = images.shape[2:]
+        framed = F.pad(images, [self.pad] * 4, value=GREY) if self.pad else images
+        height, width = framed.shape[2:]
         moves = [self._movement(generator, height, width) for generator in generators]
         theta = torch.tensor(moves, dtype=images.dtype, device=images.device)
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return F.grid_sample(framed, grid, padding_mode="border", align_corners=False)
 
     def _rolled(self, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         shifts = [_integers(generator, self.jitter) for generator in generators]
@@ -48,11 +55,17 @@ class Robustness:
         turn, size = (2 * torch.rand(2, generator=generator, dtype=torch.float64) - 1).tolist()
         angle = math.radians(turn * self.rotate)
         zoom = 1 / (1 + size * self.scale)
+        side, x, y = 1.0, 0.0, 0.0
+        if self.crop:
+            cut, x, y = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+            side = 1 - cut * self.crop
+            x, y = ((2 * share - 1) * (1 - side) for share in (x, y))
+        zoom *= side
         cosine, sine = zoom * math.cos(angle), zoom * math.sin(angle)
         # Its coordinates go from -1 to 1 along either side, whatever their lengths.
         return [
-            [cosine, -sine * height / width, -2 * across / width],
-            [sine * width / height, cosine, -2 * down / height],
+            [cosine, -sine * height / width, x - 2 * across / width],
+            [sine * width / height, cosine, y - 2 * down / height],
         ]
 
 
