@@ -3,7 +3,8 @@
     python scripts/make_synthesis_gallery.py [NAME ...]
 
 Without names, all of them: some minutes on a processor. Needs what scripts/fetch_assets.py fetches, for the textures,
-the style and the faces. Pictures are 192 pixels wide and made with fixed seeds; another machine's may differ a little.
+the style and the faces. Pictures are 192 pixels wide, but for the digits, and made with fixed seeds; another machine's
+may differ a little.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
+import torch.nn.functional as F
 import torchvision
+from digit_models import classifier, density
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -129,9 +132,25 @@ def inversions() -> list[Tensor]:
 
 def textures() -> list[Tensor]:
     """Two textures, each before what was made of it."""
-    options = {"steps": 250, "learning_rate": 0.01}
-    grown = {name: make("texture-synthesis", squeezenet(), options, [None], name)[0] for name in ("gravel", "brick")}
-    return [photo("gravel"), grown["gravel"], photo("brick"), grown["brick"]]
+    cells = {"steps": 400, "learning_rate": 0.03, "layers": TEXTURE_LAYERS}
+    # A grey picture drifts into colours; the first layer, before its ReLU, holds it where it is.
+    bricks = {"steps": 600, "learning_rate": 0.03, "layers": ("features.0", *TEXTURE_LAYERS)}
+    bricks["weights"] = (4, 2, 1, 1, 1, 1, 1, 0.5)
+    pictures = []
+    for name, options in (("immunohistochemistry", cells), ("brick", bricks)):
+        pictures += [photo(name), *make("texture-synthesis", squeezenet(), options, [None], name)]
+    return pictures
+
+
+TEXTURE_LAYERS = (
+    "features.1",
+    "features.3.squeeze",
+    "features.3",
+    "features.4",
+    "features.6",
+    "features.7",
+    "features.9",
+)
 
 
 def styles() -> list[Tensor]:
@@ -173,6 +192,22 @@ def codes() -> list[Tensor]:
     return make("activation-maximization-code", demo(), options, wanted, others=[faces()])
 
 
+def experts() -> list[Tensor]:
+    """Ten digits, each above without, below with an expert that knows what digits look like."""
+    free = {"parametrisation": "pixels", "objective": "log-probability", "jitter": 0, "rotate": 0.0, "scale": 0.0}
+    free |= {"steps": 80, "learning_rate": 0.05}
+    bound = {**free, "expert": "density", "weight": 0.05}
+    rows = []
+    for method, options, others in (
+        ("activation-maximization", free, []),
+        ("activation-maximization-expert", bound, [density()]),
+    ):
+        _, made = run_synthesis(methods()[method], classifier(), range(10), options, others=others)
+        print(method, made.checks["probability"].tolist(), flush=True)
+        rows.append(F.interpolate(made.images, scale_factor=9).expand(-1, 3, -1, -1))
+    return list(F.pad(torch.cat([rows[0], F.pad(rows[1], [0, 0, GAP, 0], value=1.0)], 2), [0, 1], value=1.0))
+
+
 PANELS: dict[str, Callable[[], list[Tensor]]] = {
     "classes": classes,
     "deepdream": dreams,
@@ -183,15 +218,17 @@ PANELS: dict[str, Callable[[], list[Tensor]]] = {
     "caricature": caricatures,
     "maco": phases,
     "codes": codes,
+    "expert": experts,
 }
 
 
 def strip(images: Sequence[Tensor]) -> Image.Image:
     """Return pictures side by side, on white."""
-    sheet = Image.new("RGB", (len(images) * (SIDE + GAP) - GAP, SIDE), "white")
+    height, width = images[0].shape[1:]
+    sheet = Image.new("RGB", (len(images) * (width + GAP) - GAP, height), "white")
     for place, image in enumerate(images):
         pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        sheet.paste(Image.fromarray(pixels), (place * (SIDE + GAP), 0))
+        sheet.paste(Image.fromarray(pixels), (place * (width + GAP), 0))
     return sheet
 
 
