@@ -7,7 +7,6 @@ import datetime
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -119,18 +118,3 @@ def test_nothing_of_options_and_tokens_is_in_it(logged: Logged) -> None:
     assert SECRET not in logged.text
     assert logged.token not in logged.text
     assert "no token" not in logged.text
-
-
-def test_lines_of_text_say_the_same_to_people(tmp_path: Path) -> None:
-    with serving(tmp_path, logging={"requests": True}) as server:
-        assert "metrics at" not in server.log  # nothing listens unless it is asked for
-        with grpc.insecure_channel(server.address) as channel:
-            stub = explanation_pb2_grpc.ExplanationServiceStub(channel)
-            stub.Explain(request("failing"), metadata=[("x-request-id", "mine")], timeout=60)
-        server.stop()
-        lines = server.log.splitlines()
-    (line,) = (line for line in lines if "whylight.requests" in line)
-    assert " INFO whylight.requests [mine] rpc=Explain model=tiny methods=failing inputs=1 code=OK " in line
-    (failed,) = (number for number, line in enumerate(lines) if " ERROR " in line)
-    assert lines[failed].endswith(" [mine] worker 0: the method 'failing' of plugin 'observed' failed")
-    assert lines[failed + 1] == "Traceback (most recent call last):"

@@ -214,17 +214,27 @@ def test_the_open_inference_protocol_is_counted_as_our_own(server: RunningServer
     assert after.sum("grpc_server_handled_total", **infer) == 1
 
 
-def test_a_worker_that_is_lost_is_counted_and_so_is_what_it_held(tmp_path: Path) -> None:
-    with serving(tmp_path, metrics={"port": 0}) as server, stub_of(server) as stub:
+def test_a_worker_that_is_lost_is_counted_and_so_is_what_it_held_and_text_says_so_to_people(tmp_path: Path) -> None:
+    with serving(tmp_path, metrics={"port": 0}, logging={"requests": True}) as server, stub_of(server) as stub:
+        stub.Explain(request("failing"), metadata=[("x-request-id", "mine")], timeout=60)
         with pytest.raises(grpc.RpcError) as caught:
             stub.Explain(request("dying"), timeout=60)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert scrape(server).by("whylight_requests_total", "outcome", "reason") == {("failed", "WORKER_LOST"): 1}
+        assert scrape(server).by("whylight_requests_total", "outcome", "reason") == {
+            ("failed", "WORKER_LOST"): 1,
+            ("failed", "METHOD_FAILED"): 1,
+        }
         server.wait_ready(60)
         after = scrape(server)
         assert after.by("whylight_worker_starts_total", "worker") == {("0",): 2}
         assert after.by("whylight_worker_losses_total", "worker") == {("0",): 1}
         assert after.sum("whylight_worker_up") == 1
+        lines = server.log.splitlines()
+    (line,) = (line for line in lines if "whylight.requests [mine]" in line)
+    assert " INFO whylight.requests [mine] rpc=Explain model=tiny methods=failing inputs=1 code=OK " in line
+    (failed,) = (number for number, line in enumerate(lines) if " ERROR " in line and "[mine]" in line)
+    assert lines[failed].endswith(" [mine] worker 0: the method 'failing' of plugin 'observed' failed")
+    assert lines[failed + 1] == "Traceback (most recent call last):"
 
 
 def test_only_the_metrics_are_served(server: RunningServer) -> None:
