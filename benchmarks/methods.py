@@ -33,7 +33,7 @@ from environment import describe
 from grad_cam import resident_peak, waited_for
 from interleaved import both_clocks, in_turns, median_ratio, wall_seconds
 from method_cases import Case, Peer, cases
-from method_peers import CLASS, ROWS_PER_PASS, Call, Task
+from method_peers import CLASS, ROWS_PER_PASS, ROWS_WITH_GRADIENTS, Call, Task
 from method_table import HEADER, cells, goal_lines
 
 from whylight.explainer import Explainer
@@ -103,7 +103,7 @@ def plain(case: Case, model: str, task: Task, device: str) -> tuple[Call, float]
     """Return one pass of the served module, and how many of them the method's rows fill."""
     opened = served(model, device)
     total = len(task.inputs) * task.samples
-    rows = min(total, ROWS_PER_PASS)
+    rows = min(total, ROWS_WITH_GRADIENTS if case.backward else ROWS_PER_PASS)
     inputs = task.inputs[:1].expand(rows, -1, -1, -1).contiguous()
     inputs = inputs.to(memory_format=torch.channels_last) if opened.channels_last else inputs
 
