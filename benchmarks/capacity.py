@@ -13,9 +13,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import psutil
 import rich.console
 import rich.table
 from environment import describe
+from serving import favour
 
 from whylight.cli.load.pictures import synthetic
 from whylight.cli.load.spec import Kind, Load
@@ -58,7 +60,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="torchvision:resnet18")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
-    parser.add_argument("--concurrency", type=int, default=24)
+    parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--nice", type=int, default=0, help="of the worker's session; see serving.py")
     parser.add_argument("--threads", type=int, default=0, help="of the worker; all cores if left out")
     parser.add_argument("--wanted", type=float, default=200.0, help="calls per second to plan for, of the mix")
     parser.add_argument("--json", type=Path, help="file to keep the figures in")
@@ -71,6 +74,8 @@ def main() -> None:
     with running_server(
         timeout=600, models=[model], worker={"devices": ["cpu"], "threads": arguments.threads}
     ) as server:
+        (worker,) = psutil.Process(server.pid).children()
+        favour(worker.pid, arguments.nice)
         for name, (shares, cost) in loads.items():
             load = Load(
                 {"server": server.address, "tls": False, "ca": None, "credentials": {}},
@@ -82,6 +87,8 @@ def main() -> None:
                 deadline=120.0,
             )
             facts = put_under_load(load).as_json()
+            if not facts["throughput"]:
+                raise RuntimeError(f"no call of {name} was answered in {arguments.seconds} seconds: {facts['errors']}")
             pace = rows[0]["measured"] * rows[0]["cost"] if rows else facts["throughput"] * cost
             rows.append(
                 {

@@ -28,12 +28,11 @@ def part(files: list[Path]) -> str:
         run = json.loads((ROOT / file).read_text())
         facts = run["environment"]
         load = facts["load_average"]
+        peers = ", ".join(f"{name} {facts['versions'][name]}" for name in ("captum", "grad-cam", "torchcam", "zennit"))
         told.append(
-            f"- `{facts['command']}`, {facts['time'][:10]}, {facts['processor']}, {facts['model']} at {facts['size']} x "
-            f"{facts['size']}, torch {facts['versions']['torch']}, captum {facts['versions']['captum']}, pytorch-grad-cam "
-            f"{facts['versions']['grad-cam']}, torchcam {facts['versions']['torchcam']}, zennit "
-            f"{facts['versions']['zennit']}, load average {min(load):.0f} to {max(load):.0f}: "
-            f"[{file.name}](../../{file})"
+            f"- `{facts['command']}`, {facts['time'][:10]}, {facts['processor']}, {facts['model']} at "
+            f"{facts['size']} x {facts['size']}, torch {facts['versions']['torch']}, {peers}, load average "
+            f"{min(load):.0f} to {max(load):.0f}: [{file.name}](../../{file})"
         )
         rows |= {(row["method"], row["batch"]): row for row in run["rows"]}
     goals = goal_lines(list(rows.values()))
