@@ -1,8 +1,8 @@
 """Puts the tables of kept runs of benchmarks/methods.py into docs/explanation/how-fast.md; measures nothing.
 
-``python benchmarks/method_page.py [JSON ...]`` writes the part between the two ``measured`` comments of the page, of the
-runs that the first names or of other ones: of a method that several have, the row of the last counts. ``--check`` fails
-if that would change anything.
+``python benchmarks/method_page.py [JSON ...]`` writes the part between the two ``measured`` comments of the page, of
+the runs that the first names or of other ones: of a method that several have, the row of the last counts. ``--check``
+fails if that would change anything.
 """
 
 from __future__ import annotations
