@@ -312,7 +312,7 @@ class Subject:
         return Observed(None, self.model.capture(inputs, watch) if watch else {})
 
     def rows_with_gradients(self, share: float = 1.0) -> int:
-        """Return how many inputs may run at once with gradients at the input, each of `share` times the usual pixels."""
+        """Return how many inputs, each of `share` times the usual pixels, may run at once with gradients there."""
         rows = rows_per_pass(self.model, "")
         return rows if share <= 1 else max(1, min(rows, int(self.model.max_rows("") / share)))
 
