@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import struct_pb2
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 NUMBERS: dict[int, Sequence[Any]] = {
     FieldDescriptor.CPPTYPE_INT32: (0, 1, -1, 2, 255, 2**16, 2**31 - 1, -(2**31)),
@@ -129,9 +129,9 @@ def _spoil_repeated(holder: Message, field: FieldDescriptor, chance: random.Rand
         if values and kind == 1:
             del values[chance.randrange(len(values))]
         elif values:
-            copied = type(values[0])()
-            copied.CopyFrom(values[0])
-            values.extend([copied] * chance.choice((1, 2, 9, 70, 300)))
+            count = chance.choice((1, 2, 9, 70, 300))
+            with contextlib.suppress(DecodeError):  # messages are copied as bytes, and a text may be spoiled already
+                values.extend([values[0]] * count)
         else:
             values.add()
     elif kind == 1 and values:
