@@ -100,7 +100,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         address = await server.start()
         if admin is not None:
             log.info("%s%s", ADMIN_LINE, await admin.start())
-    except OSError as error:
+    except (OSError, CertificateError) as error:
         log.error("%s", error)
         return 1
     print(f"{READY_LINE}{address}", flush=True)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 from engine_fakes import settle
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -184,3 +185,30 @@ def test_no_call_loses_its_version_and_in_the_end_every_worker_has_what_it_is_to
         await asyncio.gather(*changes, return_exceptions=True)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("change", ["unload", "reload"])
+async def test_a_late_workers_load_that_nobody_wants_any_more_is_no_failure(change: str) -> None:
+    pool = MemoryPool()
+    engine = Engine(pool, models=[choice("a", "v")])
+    pool.configure(0, [(1, choice("a", "v").fields)])
+    await engine.start()
+    pool.up(0)
+    pool.up(1)  # without the model, which it is asked to load
+    await settle()
+    assert [frame.load.generation for _, frame in pool.asked] == [1]
+    task = engine.models.unload("a") if change == "unload" else engine.models.reload(choice("a", "w"))
+    await settle()
+    late = pool.asked.pop(0)  # it is slow, and answers behind everything else
+    while pool.asked:
+        pool.answer()
+        await settle()
+    pool.asked.append(late)
+    while pool.asked:
+        pool.answer()
+        await settle()
+    await task
+    status = engine.models.table.status("a")
+    wanted = catalog_pb2.MODEL_STATE_UNLOADED if change == "unload" else catalog_pb2.MODEL_STATE_READY
+    assert (status.state, status.HasField("error")) == (wanted, False)
+    await engine.drain(0.0)

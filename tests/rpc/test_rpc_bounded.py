@@ -19,8 +19,10 @@ import h2.settings
 import psutil
 import pytest
 from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpc_serving import Served, failure_of, request, serving
 
+from whylight.rpc import bounded
 from whylight.rpc.bounded import COMPRESSION_IS_SAFE
 from whylight.v1 import explanation_pb2 as v1
 from whylight.v1 import explanation_pb2_grpc
@@ -182,6 +184,33 @@ async def test_who_needs_no_token_takes_no_place_of_the_others():
 
             await in_thread(hold)
             assert (await explain(served)(request(), timeout=20)).results
+
+
+async def test_strangers_leave_room_for_the_calls_of_others(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bounded, "FREE_STREAMS", 3)
+    monkeypatch.setattr(bounded, "FREE_WAITING", 2)
+    async with serving(limits=LIMITS, server={"calls": 16}) as served:
+        health = health_pb2_grpc.HealthStub(served.channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(3)]
+        for watch in watches:
+            await watch.read()
+        failure = await failure_of(health.Watch(health_pb2.HealthCheckRequest()).read())
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_STREAMS")
+        watches[0].cancel()
+        with rude(served) as client:
+
+            def hold() -> None:
+                for _ in range(bounded.FREE_PLACES + 20):
+                    client.send(client.begin(HEALTH), half(MESSAGE, 1000))
+                end = time.monotonic() + bounded.FREE_SECONDS
+                while len(client.statuses) < 18 and time.monotonic() < end:
+                    client.receive()
+
+            await in_thread(hold)
+            assert len(client.statuses) == 18, "8 are read and 2 wait"
+            assert (await explain(served)(request(), timeout=20)).results
+        for watch in watches:
+            watch.cancel()
 
 
 async def test_only_so_many_streams_are_open():

@@ -360,8 +360,9 @@ class ModelControl:
         try:
             await self._load_at(worker, version, served.choice.fields)
         except WhylightError as error:
-            served.error = _load_failed(version.model, worker, error)
-            _log.error("%s", served.error)
+            if served.wanted and served.version == version:  # else it was unloaded or reloaded: nobody misses it
+                served.error = _load_failed(version.model, worker, error)
+                _log.error("%s", served.error)
         else:
             served.error = None
         self.table.notify()

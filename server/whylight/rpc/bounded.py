@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator
@@ -27,6 +28,12 @@ FREE_PLACES = 8
 
 FREE_SECONDS = 5.0
 """How long one of those may take to come."""
+
+FREE_WAITING = 256
+"""Calls that need no token that may wait for those places; more are refused at once."""
+
+FREE_STREAMS = 256
+"""Watches of health that may be open: they need no token and last for ever, and each takes one of `server.calls`."""
 
 RETRY_SECONDS = 1.0
 """When a caller that found no place should come again."""
@@ -47,27 +54,35 @@ BOUND_OPTIONS = (
 
 
 class Intake:
-    """Places for messages that are being received, each for `seconds` at most; who waits twice as long is refused."""
+    """Places for messages that are being received, each for `seconds` at most; who waits twice as long is refused.
 
-    def __init__(self, places: int, seconds: float) -> None:
+    Where `most_waiting` wait already, the next one is refused at once.
+    """
+
+    def __init__(self, places: int, seconds: float, most_waiting: float = math.inf) -> None:
         self._places = asyncio.Semaphore(places)
         self._seconds = seconds
+        self._most_waiting = most_waiting
+        self._waiting = 0
 
     async def receive(self, requests: AsyncIterator[Any]) -> Any:
         """Return the one message of a call, which is not read from the connection before there is a place for it.
 
         Raises:
-            Overloaded: others took too long.
+            Overloaded: others took too long, or too many wait.
             DeadlineExceeded: it did not come.
             InvalidInput: the client sent none.
         """
         if self._places.locked():
+            if self._waiting >= self._most_waiting:
+                raise _receiving_full()
+            self._waiting += 1
             try:
                 await asyncio.wait_for(self._places.acquire(), 2 * self._seconds)
             except asyncio.TimeoutError:
-                raise Overloaded(
-                    "other callers take too long to send", reason="RECEIVING_FULL", retry_after=RETRY_SECONDS
-                ) from None
+                raise _receiving_full() from None
+            finally:
+                self._waiting -= 1
         else:
             await self._places.acquire()
         try:
@@ -132,7 +147,10 @@ class Outlet:
 
 
 class Streams:
-    """How many calls may be open that send one message after the other: each may have one half sent at any time."""
+    """How many calls of a kind may be open: those that send one message after the other, or the watches of strangers.
+
+    Each of the first may have a message half sent at any time.
+    """
 
     def __init__(self, most: int) -> None:
         self._left = most
@@ -162,7 +180,8 @@ class Bounded(grpc.aio.ServerInterceptor):
     """Holds calls to the bounds. Comes within `Guard` and within `Authentication`: a stranger waits for nothing.
 
     Every call becomes one of streams, of which nothing is read before it is asked for. `free` names the calls that need
-    no token; they have places of their own, so that nobody without a token can take those of the others.
+    no token; they have places of their own, so that nobody without a token can take those of the others, and no more of
+    them are open than leave room for the others' calls.
     """
 
     def __init__(self, intake: Intake, streams: Streams, outlet: Outlet, free: Collection[str] = ()) -> None:
@@ -170,7 +189,8 @@ class Bounded(grpc.aio.ServerInterceptor):
         self._streams = streams
         self._outlet = outlet
         self._free = free
-        self._free_intake = Intake(FREE_PLACES, FREE_SECONDS)
+        self._free_intake = Intake(FREE_PLACES, FREE_SECONDS, FREE_WAITING)
+        self._free_streams = Streams(FREE_STREAMS)
 
     async def intercept_service(
         self,
@@ -182,12 +202,13 @@ class Bounded(grpc.aio.ServerInterceptor):
         if handler is None:
             return handler
         parse, serialise = handler.request_deserializer, handler.response_serializer or bytes
-        intake = self._free_intake if handler_call_details.method in self._free else self._intake
+        free = handler_call_details.method in self._free
+        intake = self._free_intake if free else self._intake
         if handler.unary_unary:
             answer = self._answer(handler.unary_unary, serialise, intake)
             return grpc.stream_unary_rpc_method_handler(answer, parse)
         if handler.unary_stream:
-            answers = self._answers(handler.unary_stream, serialise, intake)
+            answers = self._answers(handler.unary_stream, serialise, intake, self._free_streams if free else None)
             return grpc.stream_stream_rpc_method_handler(answers, parse)
         return grpc.stream_stream_rpc_method_handler(self._stream(handler.stream_stream, serialise), parse)
 
@@ -203,12 +224,13 @@ class Bounded(grpc.aio.ServerInterceptor):
 
         return bounded
 
-    def _answers(self, handle: Any, serialise: Serialise, intake: Intake) -> Any:
+    def _answers(self, handle: Any, serialise: Serialise, intake: Intake, streams: Streams | None) -> Any:
         async def bounded(requests: AsyncIterator[Any], context: Context) -> AsyncGenerator[bytes, None]:
             request = await intake.receive(requests)
-            async with contextlib.aclosing(self._sent(handle(request, context), serialise, context)) as answers:
-                async for data in answers:
-                    yield data
+            with contextlib.nullcontext() if streams is None else streams.open():
+                async with contextlib.aclosing(self._sent(handle(request, context), serialise, context)) as answers:
+                    async for data in answers:
+                        yield data
 
         return bounded
 
@@ -246,6 +268,10 @@ def refusal(error: Exception) -> grpc.RpcMethodHandler[Any, Any]:
         yield _fail(error)
 
     return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _receiving_full() -> Overloaded:
+    return Overloaded("other callers take too long to send", reason="RECEIVING_FULL", retry_after=RETRY_SECONDS)
 
 
 def _fail(error: Exception) -> bytes:
