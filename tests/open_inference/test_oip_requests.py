@@ -70,6 +70,7 @@ def test_a_name_is_a_model_and_a_method(name: str, model: str, method: str | Non
         ("one.grad-can", "METHOD_NOT_FOUND", "did you mean 'grad-cam'"),
         ("one.", "METHOD_NOT_FOUND", "no method ''"),
         ("x" * 100_000, "MODEL_NOT_FOUND", "no model 'xxx"),
+        ("." * 2**22, "MODEL_NOT_FOUND", "no model '..."),  # hours, where each dot is tried
     ],
 )
 def test_a_name_of_nothing(name: str, reason: str, says: str):

@@ -114,6 +114,13 @@ def test_typed_contents_have_a_bound_of_their_own():
     assert refused(too_many).reason == "TENSOR_TOO_LARGE"
 
 
+def test_raw_bytes_have_the_same_bound():
+    request = oip.ModelInferRequest(raw_input_contents=[b"\0" * 4 * (TYPED_ELEMENTS + 1)])
+    request.inputs.add(name="x", datatype="BYTES", shape=[TYPED_ELEMENTS + 1])
+    error = refused(request)
+    assert (error.reason, error.violations[0].field) == ("TENSOR_TOO_LARGE", "raw_input_contents[0]")
+
+
 def test_contents_are_raw_or_typed_never_both():
     request = infer(IMAGE=pixels())
     request.inputs[0].contents.uint_contents.append(1)

@@ -53,14 +53,15 @@ def find(catalog: worker_pb2.Ready, name: str, version: str, *, field: str = "mo
         Unsupported: the method explains no inputs.
     """
     models = {model.name: model for model in catalog.models}
-    asked = Asked(models[name], None) if name in models else None
-    head = name
-    while asked is None:
-        head, separator, _ = head.rpartition(SEPARATOR)
-        if not separator:
+    if name in models:
+        asked = Asked(models[name], None)
+    else:
+        # Model by model and not dot by dot: strangers may ask, and a name of nothing but dots takes hours that way.
+        heads = [model for model in models if name.startswith(f"{model}{SEPARATOR}")]
+        if not heads:
             raise _not_found("model", name, models, field)
-        if head in models:
-            asked = Asked(models[head], find_method(catalog, name[len(head) + 1 :], field=field))
+        head = max(heads, key=len)
+        asked = Asked(models[head], find_method(catalog, name[len(head) + 1 :], field=field))
     if version not in ("", asked.version):
         raise NotFound(
             f"there is no version {version[:256]!r} of {asked.name!r}; there is {asked.version!r}",

@@ -158,14 +158,8 @@ def _boxes(values: dict[str, Value], place: str) -> v1.OutputSpec:
 _OF_PICTURES = ("canvas", "clip_percentile", "colour_map", "format", "opacity", "quality")
 _READERS: Mapping[str, tuple[tuple[str, ...], Callable[[dict[str, Value], str], v1.OutputSpec]]] = {
     MAP: (("canvas", "datatype", "normalised"), _map),
-    OVERLAY: (
-        ("canvas", "clip_percentile", "colour_map", "format", "opacity", "quality"),
-        _picture(v1.PICTURE_STYLE_OVERLAY),
-    ),
-    HEATMAP: (
-        ("canvas", "clip_percentile", "colour_map", "format", "opacity", "quality"),
-        _picture(v1.PICTURE_STYLE_MAP),
-    ),
+    OVERLAY: (_OF_PICTURES, _picture(v1.PICTURE_STYLE_OVERLAY)),
+    HEATMAP: (_OF_PICTURES, _picture(v1.PICTURE_STYLE_MAP)),
     MASK: (("canvas", "threshold"), _mask),
     BOXES: (("canvas", "limit", "threshold"), _boxes),
 }

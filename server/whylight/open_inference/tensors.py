@@ -17,7 +17,7 @@ SIZES = {"UINT8": 1, "INT32": 4, "INT64": 8, "FP16": 2, "BF16": 2, "FP32": 4}
 """Bytes of one element, for the types whose elements have a size."""
 
 TYPED_ELEMENTS = 1 << 20
-"""Elements of one tensor at most that is sent as typed contents: they are read one by one."""
+"""Elements at most of one tensor that is sent as typed contents, or that is BYTES: they are read one by one."""
 
 TENSORS = 16
 """Input tensors of one request at most; none that is served takes more."""
@@ -145,6 +145,12 @@ def _raw(datatype: str, elements: int, data: bytes, field: str) -> bytes | tuple
         return data
     if elements * _LENGTH.size > len(data):
         raise _invalid(field, f"{len(data)} bytes cannot hold {elements} elements of BYTES, each behind its length")
+    if elements > TYPED_ELEMENTS:
+        raise InvalidInput(
+            f"{elements} elements, more than the {TYPED_ELEMENTS} that a tensor of BYTES may have",
+            reason="TENSOR_TOO_LARGE",
+            field=field,
+        )
     found, place = [], 0
     for index in range(elements):
         start = place + _LENGTH.size
