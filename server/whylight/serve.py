@@ -105,6 +105,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         return 1
     print(f"{READY_LINE}{address}", flush=True)
     _warn_if_open(settings)
+    _warn_if_streams_are_narrow(settings)
     started = await _start(engine, stop)
     if started and engine.catalog is not None:
         _report(engine.catalog, engine.devices)
@@ -250,6 +251,13 @@ def _warn_if_open(settings: Settings) -> None:
         missing.append("no tokens and no client certificates: whoever reaches it may use it ([authentication])")
     if missing:
         log.warning("OPEN TO THE NETWORK: listening on %s with %s", settings.server.host, " and ".join(missing))
+
+
+def _warn_if_streams_are_narrow(settings: Settings) -> None:
+    """Say that a stream of single pictures cannot fill a batch: it has no more requests at work than its window."""
+    window, batch = settings.server.stream_window, settings.batching.max_batch
+    if window < batch:
+        log.warning("server.stream_window (%d) is below batching.max_batch (%d): no stream fills one", window, batch)
 
 
 def _caller_name() -> str:

@@ -224,6 +224,14 @@ def test_a_server_that_others_can_reach_says_what_is_missing(sections, says, cap
     assert ("no encryption" in caplog.text) == ("no encryption" in says)
 
 
+@pytest.mark.parametrize(("window", "warned"), [(31, True), (32, False)])
+def test_a_server_whose_streams_cannot_fill_a_batch_says_so(window: int, warned: bool, caplog):
+    from whylight.serve import _warn_if_streams_are_narrow
+
+    _warn_if_streams_are_narrow(Settings(server={"stream_window": window}, batching={"max_batch": 32}))
+    assert ("server.stream_window (31)" in caplog.text) == warned
+
+
 async def test_errors_of_the_connection_are_typed(tls):
     async with serving(tls=tls) as served:
         with pytest.raises(WhylightError) as caught:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,6 +72,24 @@ def test_it_speaks_tls_and_takes_a_new_certificate_while_it_listens(tmp_path: Pa
         assert fetch(made.address, tls=trusting_second)[0] == 200
         with pytest.raises(OSError, match=r"closed|reset"):  # plain HTTP is not answered
             fetch(made.address.replace("https", "http"))
+
+
+def test_clients_that_say_nothing_take_no_more_threads_than_there_are_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whylight.telemetry.endpoint.CONNECTIONS", 2)
+    with endpoint() as made, contextlib.ExitStack() as idle:
+        place = made.address.removeprefix("http://").partition("/")[0].split(":")
+        threads = threading.active_count()
+        sockets = [idle.enter_context(socket.create_connection((place[0], int(place[1])), 20)) for _ in range(5)]
+        assert [one.recv(1) for one in sockets[2:]] == [b""] * 3, "they are closed"
+        assert threading.active_count() <= threads + 2
+        for one in sockets[:2]:
+            one.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            while one.recv(2**16):
+                pass
+        end = time.monotonic() + 20
+        while threading.active_count() > threads and time.monotonic() < end:
+            time.sleep(0.01)
+        assert fetch(made.address)[0] == 200
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so() -> None:

@@ -22,6 +22,9 @@ PATH = "/metrics"
 REQUEST_SECONDS = 10.0
 """How long a client may take to say what it wants, and to read the answer."""
 
+CONNECTIONS = 32
+"""Clients that are answered at once, each in a thread of its own; more are closed."""
+
 App: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 MayRead: TypeAlias = Callable[[str | None], object]
 """Given the Authorization header, if any; raises a WhylightError when its bearer may not read."""
@@ -92,6 +95,27 @@ def _refuse(start_response: Callable[..., Any], status: str, text: str, *headers
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     context: Callable[[], ssl.SSLContext] | None = None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        super().__init__(*arguments, **keywords)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._places.acquire(blocking=False):
+            log.debug("a client of the metrics is closed: %d others are there", CONNECTIONS)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # there is no thread for it
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
