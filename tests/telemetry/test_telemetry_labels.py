@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 
+from whylight.telemetry.calls import METHODS_KEPT, NAME_KEPT, Call, Rpc, describe
 from whylight.telemetry.labels import REASONS, Names, Reasons, outcome, worst
 from whylight.telemetry.listing import all_metrics
 from whylight.telemetry.metrics import in_go
+from whylight.telemetry.observers import Deaf
 from whylight.telemetry.state import resident_bytes
 from whylight.v1 import catalog_pb2
 from whylight.worker.v1 import worker_pb2
@@ -96,3 +98,14 @@ def test_names_follow_the_rules_of_prometheus() -> None:
 def test_memory_is_read_of_processes_that_there_are() -> None:
     assert (resident_bytes(os.getpid()) or 0) > 10e6
     assert resident_bytes(2**22 + 1) is None
+
+
+def test_names_of_clients_are_kept_up_to_a_length() -> None:
+    call = Call(Deaf(), Rpc("whylight.v1.ExplanationService", "Explain", "unary"), "id")
+    call.begin(())
+    request = call.request
+    assert request is not None
+    describe("m" * 10_000, ["a" * 10_000] * 1000, 1)
+    assert request.model == "m" * NAME_KEPT
+    assert request.methods == ("a" * NAME_KEPT,) * METHODS_KEPT
+    call.end("OK")

@@ -30,6 +30,9 @@ Clock: TypeAlias = Callable[[], float]
 METHODS_KEPT = 64
 """Methods of a request whose names are kept; it may name more before it is refused."""
 
+NAME_KEPT = 300
+"""Characters of a name that are kept, more than any of ours has: what a client sends is not checked yet."""
+
 
 @dataclass(frozen=True)
 class Rpc:
@@ -180,8 +183,8 @@ def describe(model: str, methods: Iterable[str], inputs: int) -> None:
     """Say what the current request asks for."""
     request = _current_request.get()
     if request is not None:
-        request.model = model
-        request.methods = tuple(method for _, method in zip(range(METHODS_KEPT), methods, strict=False))
+        request.model = model[:NAME_KEPT]
+        request.methods = tuple(method[:NAME_KEPT] for _, method in zip(range(METHODS_KEPT), methods, strict=False))
         request.inputs = inputs
 
 
