@@ -445,3 +445,21 @@ def test_a_server_that_is_never_idle_forgets_callers_that_paid() -> None:
 def test_bounds_that_do_not_fit_together_are_refused_at_start(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="max_"):
         Bounds(**wrong)
+
+
+def test_the_turn_among_many_callers_of_many_plans_is_found_by_looking_at_each_once() -> None:
+    looks = 0
+
+    class Caller(str):
+        def __hash__(self) -> int:
+            nonlocal looks
+            looks += 1
+            return super().__hash__()
+
+    count = 300
+    scheduler = Scheduler(Bounds())
+    for n in range(count):
+        scheduler.admit(tickets(1, f"plan {n}", first=n + 1, caller=Caller(n)), 0.0)
+    looks = 0
+    assert ids(serve(scheduler)) == [1]
+    assert looks < 20 * count, "not each caller in each line"

@@ -41,7 +41,9 @@ class Level:
         lines = {key for key in self.lines if ready(key)}
         if not lines:
             return None
-        caller = self._callers.next(lambda one: any(one in self.lines[key] for key in lines))
+        # One look at each line, and not one for each caller: thousands of both would hold up everybody for seconds.
+        callers = {one for key in lines for one in self.lines[key].callers}
+        caller = self._callers.next(callers.__contains__)
         assert caller is not None, "every item that waits has a caller"
         key = self._lines_of[caller].next(lambda one: one in lines and caller in self.lines[one])
         assert key is not None
