@@ -23,7 +23,9 @@ from whylight_gradients import (
     DeepLift,
     GradientShap,
     GuidedBackprop,
+    InputXGradient,
     IntegratedGradients,
+    Saliency,
     SmoothGrad,
     Taylor,
     VarGrad,
@@ -89,6 +91,16 @@ def agree(ours, theirs):
     assert ours.shape == theirs.shape
     assert float(theirs.abs().max()) > 0
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "densenet121", "convnext_tiny"])
+def test_saliency_and_input_times_gradient(networks, inputs, name):
+    network = networks(name)
+    given = attr.Saliency(network.oracle).attribute(inputs.clone().requires_grad_(), target=CLASSES, abs=False)
+    agree(run_method(Saliency, network.model, inputs, CLASSES).maps, given.abs().amax(1))
+    agree(run_method(Saliency, network.model, inputs, CLASSES, {"reduce": "signed"}).maps, given.sum(1))
+    product = attr.InputXGradient(network.oracle).attribute(inputs.clone().requires_grad_(), target=CLASSES)
+    agree(run_method(InputXGradient, network.model, inputs, CLASSES).maps, product.sum(1))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg16", "mobilenet_v3_small"])

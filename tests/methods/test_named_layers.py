@@ -19,6 +19,9 @@ from whylight.testing import run_method
 
 SIZE = (64, 96)
 METHODS = ["grad-cam", "grad-cam++", "xgrad-cam", "layer-cam", "hires-cam", "eigen-cam", "finer-cam", "guided-grad-cam"]
+METHODS += ["score-cam", "ablation-cam", "shapley-cam"]
+FEW = {"score-cam": {"top_k": 8}, "ablation-cam": {"top_k": 8}}
+"""Channels that are tried, of up to 512: enough to see that the layer is the one that was named."""
 LAYERS = {
     "alexnet": ("features.11", (3, 5)),
     "vgg16": ("features.30", (2, 3)),
@@ -37,7 +40,7 @@ def test_layers_by_name(name):
     inputs = torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(4))
     for method in METHODS:
         chosen = every_method()[method]
-        maps = run_method(chosen, model, inputs, [(7, 400, 3, 800)], {"layer": layer}).maps
+        maps = run_method(chosen, model, inputs, [(7, 400, 3, 800)], {"layer": layer, **FEW.get(method, {})}).maps
         assert maps.shape == (4, *(SIZE if method == "guided-grad-cam" else size)), method
         assert torch.isfinite(maps).all(), method
         assert method == "eigen-cam" or len(maps.unique(dim=0)) > 1, method

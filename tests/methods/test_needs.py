@@ -43,6 +43,13 @@ def test_grad_cam_explains_a_neuron():
     torch.testing.assert_close(maps, (gradients.mean((2, 3), keepdim=True) * activations).sum(1).detach())
 
 
+def test_a_layer_on_which_the_target_does_not_depend_is_named():
+    target = whylight.Neuron("features.0", 2)
+    with pytest.raises(whylight.Unsupported, match=r"does not depend on layer 'features\.3'") as caught:
+        run_method(GradCAM, conv_gap_net(), INPUTS, [target, target], {"layer": "features.3"})
+    assert caught.value.reason == "TARGET_UNSUPPORTED"
+
+
 def test_an_unknown_layer_is_not_found():
     with pytest.raises(whylight.NotFound) as caught:
         run_method(GradCAM, conv_gap_net(), INPUTS, [0, 1], {"layer": "featurs.3"})

@@ -19,11 +19,12 @@ def pull_back(
     aimed: Sequence[tuple[Aim, int]],
     cancel: CancelToken,
     rule: BackwardRule | None = None,
+    place: str = "this layer",
 ) -> Tensor:
     """Return the gradient of each aim at its row of the leaf, `[M, ...]`; what `rule` seeds goes back, if there is one.
 
     Rows do not influence one another, so one backward pass serves one target of every row; there are as many passes as
-    the row with the most targets has.
+    the row with the most targets has. `place` is what the leaf is called in the words of a refusal.
 
     Raises:
         Unsupported: an aim does not depend on the leaf (reason TARGET_UNSUPPORTED).
@@ -32,7 +33,7 @@ def pull_back(
     result = leaf.new_empty((len(aimed), *leaf.shape[1:]))
     for turn, numbers in enumerate(turns):
         cancel.check()
-        cotangents = cotangents_of(sources, [aimed[number] for number in numbers])
+        cotangents = cotangents_of(sources, [aimed[number] for number in numbers], place)
         if rule is not None:
             cotangents = {name: rule.seed(one, sources[name].detach()) for name, one in cotangents.items()}
         (gradient,) = torch.autograd.grad(
@@ -43,7 +44,7 @@ def pull_back(
             allow_unused=True,
         )
         if gradient is None:
-            raise Unsupported("the target does not depend on this layer", reason="TARGET_UNSUPPORTED", field="target")
+            raise Unsupported(f"the target does not depend on {place}", reason="TARGET_UNSUPPORTED", field="target")
         if len(turns) == 1 and [row for _, row in aimed] == list(range(len(leaf))):
             return gradient
         rows = torch.tensor([aimed[number][1] for number in numbers], device=leaf.device)
@@ -51,7 +52,9 @@ def pull_back(
     return result
 
 
-def cotangents_of(sources: Mapping[str, Tensor], aimed: Sequence[tuple[Aim, int]]) -> dict[str, Tensor]:
+def cotangents_of(
+    sources: Mapping[str, Tensor], aimed: Sequence[tuple[Aim, int]], place: str = "this layer"
+) -> dict[str, Tensor]:
     """Return what goes back from each source that aims point into: their derivative at it, 0 where none points.
 
     Raises:
@@ -60,7 +63,7 @@ def cotangents_of(sources: Mapping[str, Tensor], aimed: Sequence[tuple[Aim, int]
     cotangents: dict[str, Tensor] = {}
     for aim, row in aimed:
         source = sources[aim.source]
-        _require_dependence(source)
+        _require_dependence(source, place)
         if aim.source not in cotangents:
             cotangents[aim.source] = torch.zeros_like(source)
         aim.seed(cotangents[aim.source][row], source[row].detach())
@@ -79,10 +82,10 @@ def rounds(aimed: Sequence[tuple[Aim, int]]) -> list[list[int]]:
     return turns
 
 
-def _require_dependence(source: Tensor) -> None:
+def _require_dependence(source: Tensor, place: str) -> None:
     if not source.requires_grad:
         raise Unsupported(
-            "the target does not depend on this layer, or not in a way that can be differentiated",
+            f"the target does not depend on {place}, or not in a way that can be differentiated",
             reason="TARGET_UNSUPPORTED",
             field="target",
         )

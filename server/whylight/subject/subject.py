@@ -443,6 +443,7 @@ class Subject:
         pieces: dict[str, list[Tensor]] = {}
         neurons, latents = sources_of([aim_at(self.model, target) for target in batch.targets])
         size = self.model.max_rows(gradients_at=layer or "")
+        place = "the input" if layer is INPUT else f"layer {layer!r}"
         for rows in _chunks(len(batch.inputs), size, batch.cancel):
             inputs = batch.inputs[rows]
             with torch.enable_grad():
@@ -455,7 +456,7 @@ class Subject:
                 targets = [m for m, row in enumerate(batch.rows) if rows.start <= row < rows.stop]
                 aims = self._aims_of(batch, targets, sources[OUTPUT].detach(), rows.start)
                 aimed = [(aim, batch.rows[m] - rows.start) for aim, m in zip(aims, targets, strict=True)]
-                gradients.append(pull_back(leaf, sources, aimed, batch.cancel, rule))
+                gradients.append(pull_back(leaf, sources, aimed, batch.cancel, rule, place))
             activations.append(leaf.detach())
             _append(pieces, {source: tensor.detach() for source, tensor in sources.items()})
         # Under most rules the same numbers may be rounded otherwise, and so they are where torch.compile is left out.
