@@ -22,17 +22,28 @@ from whylight.models.weights import random_weights
 from whylight.testing import run_method
 
 CAT, COFFEE = 281, 967
-OPTIONS = {"integrated-gradients": {"steps": 4}, "lrp": {"composite": "epsilon"}}
+OPTIONS = {
+    "integrated-gradients": {"steps": 4},
+    "kernel-shap": {"samples": 34, "segments": 16, "segmentation": "grid"},
+    "lrp": {"composite": "epsilon"},
+    "occlusion": {"window": 64, "stride": 32},
+}
 ALIKE = 0.75
 """Correlation of the maps of two classes, and of maps with learned and with random weights, at most."""
 
 DISCRIMINATIVE = [
     "cam",
+    "deeplift",
+    "finer-cam",
     "grad-cam",
     "hires-cam",
     "input-x-gradient",
     "integrated-gradients",
+    "kernel-shap",
     "lrp",
+    "occlusion",
+    "shapley-cam",
+    "taylor",
     "xgrad-cam",
 ]
 POSITIVE_ONLY = ["grad-cam++", "layer-cam"]
