@@ -53,7 +53,7 @@ _PRODUCTS: dict[Function, Function] = {
     **dict.fromkeys((torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.multiply), torch.mul),
     **dict.fromkeys((torch.Tensor.mul_, torch.Tensor.__imul__), torch.mul),
     **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), torch.matmul),
-    **dict.fromkeys((torch.bmm, torch.Tensor.bmm), torch.bmm),
+    **dict.fromkeys((torch.bmm, torch.Tensor.bmm), torch.matmul),
 }
 _PRODUCTS_IN_PLACE = frozenset({torch.Tensor.mul_, torch.Tensor.__imul__})
 _DESCENDED = frozenset({F.multi_head_attention_forward})
@@ -262,7 +262,7 @@ class Rescale(whylight.BackwardRule):
             raise _refused(call, "the model computes in another way for the input than for the baseline")
         queries, turned = queries * scale, keys.transpose(-2, -1)
         logits = _product(torch.matmul, query * scale, key.transpose(-2, -1), queries, turned)
-        weights, others = self.softmax(logits, queries @ turned, -1)
+        weights, others = self.softmax(logits, _multiplied(torch.matmul, queries, turned), -1)
         return _product(torch.matmul, weights, value, others, values)
 
 
@@ -353,17 +353,24 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.function = function
         ctx.save_for_backward((one + one_there) / 2, (other + other_there) / 2)
-        output: Tensor = function(one, other)
-        return output
+        return _multiplied(function, one, other)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
         one, other = ctx.saved_tensors
-        leaf, output = _with_graph(lambda given: ctx.function(given, other), one)
+        leaf, output = _with_graph(lambda given: _multiplied(ctx.function, given, other), one)
         (to_one,) = torch.autograd.grad(output, leaf, gradient)
-        leaf, output = _with_graph(lambda given: ctx.function(one, given), other)
+        leaf, output = _with_graph(lambda given: _multiplied(ctx.function, one, given), other)
         (to_other,) = torch.autograd.grad(output, leaf, gradient)
         return None, to_one, to_other, None, None
+
+
+def _multiplied(function: Function, one: Tensor, other: Tensor) -> Tensor:
+    """Multiply; on a CPU the matrices of each input by themselves, for there the bits of many depend on how many."""
+    if function is torch.mul or one.is_cuda or one.dim() < 3:
+        product: Tensor = function(one, other)
+        return product
+    return torch.stack([function(a, b) for a, b in zip(one, other, strict=True)])
 
 
 def _with_graph(function: Function, input: Tensor) -> tuple[Tensor, Tensor]:
