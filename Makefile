@@ -24,8 +24,10 @@ $(INSTALLED): $(SOURCES)
 demo: $(INSTALLED) ## start the server, explain real photos, write the pictures to demo/
 	$(BIN)/python examples/demo.py
 
+# One file to a process at a time, with a thread each; what may depend on threads is then run with all of them.
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/subject
 
 check: $(INSTALLED) ## run every linter, type checker and generated-page check
 	$(BIN)/ruff format --check .
