@@ -183,7 +183,7 @@ def test_serve_passes_flags_to_the_settings(whylight_command, monkeypatch, tmp_p
     import whylight.serve
 
     seen = []
-    monkeypatch.setattr(whylight.serve, "main", lambda settings, **_: seen.append(settings) or 3)
+    monkeypatch.setattr(whylight.serve, "main", lambda settings, reread=None: seen.append(settings) or 3)
     config = tmp_path / "whylight.toml"
     config.write_text('[server]\nport = 1\nhost = "::1"\n')
     done = whylight_command(

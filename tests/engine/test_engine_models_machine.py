@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engine_fakes import settle
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from whylight.engine import Engine, ModelChoice
@@ -105,6 +105,7 @@ event = st.one_of(
 
 @settings(max_examples=120, deadline=None)
 @given(st.lists(event, max_size=40))
+@example([("down", 1, ""), ("reload", "a", "v"), ("reload", "b", "v"), ("up", 1, ""), ("answer", 2, "")])
 def test_no_call_loses_its_version_and_in_the_end_every_worker_has_what_it_is_to_have(
     events: list[tuple[str, Any, str]],
 ) -> None:

@@ -167,7 +167,9 @@ def test_a_reload_under_load_fails_no_call_and_mixes_no_versions(tmp_path: Path)
                 write_file(running.file, net(seed), devices=2)
                 told = running.change("Reload")
                 assert [one.state for one in told] == [catalog_pb2.MODEL_STATE_READY] * len(told)
-                assert [list(worker.generations) for worker in told[-1].workers] == [[told[-1].generation]] * 2
+                held = [list(worker.generations) for worker in told[-1].workers]
+                # A worker that is not up yet has none, and gets the newest when it is.
+                assert [one for one in held if one] == [[told[-1].generation]] * sum(map(bool, held)) != []
                 load.more(20)
                 learn()
         assert load.failures == []

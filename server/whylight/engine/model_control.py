@@ -6,6 +6,7 @@ A change of a model runs to its end whether or not anybody waits for it; a model
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
@@ -52,6 +53,7 @@ class ModelControl:
         self._load_timeout = load_timeout
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._mends: set[asyncio.Task[None]] = set()
+        self._lacked: set[tuple[int, Version]] = set()
         self._closed: Callable[[], WhylightError] | None = None
 
     # Changes that an administrator asks for.
@@ -345,10 +347,13 @@ class ModelControl:
             lacks = served.wanted and served.generation and served.version not in held and not served.unloading
             if not lacks or worker not in served.choice.workers or not served.choice.fields:
                 continue
-            if (worker, served.version) in self.table.loads or self._closed is not None:
+            lacked = worker, served.version
+            if lacked in self.table.loads or lacked in self._lacked or self._closed is not None:
                 continue
             if self.table.holders(served.version) or name in self._changes:
+                self._lacked.add(lacked)  # the load begins when the task does, and others may look before that
                 task = asyncio.ensure_future(self._mend_at(worker, served, served.version))
+                task.add_done_callback(functools.partial(lambda key, _: self._lacked.discard(key), lacked))
             else:
                 # Nobody has what answered until now, and the file may hold other weights: a version of its own.
                 _log.error("no worker has version %d of %s any more; it is loaded anew", served.generation, name)
