@@ -113,7 +113,7 @@ class ModelControl:
                 served = self.table.served[version.model] = Served(_as_it_came(model, worker), wanted=True)
             if not served.generation and served.wanted:
                 self._serve(served, version.generation, model)
-            elif self._is_known(served, version, model):
+            elif served.needs(version.generation) and not _is_other(served, version, model):
                 continue
             elif not served.choice.fields and self.table.holders(version) == [worker]:
                 self._outdated(version)
@@ -145,7 +145,7 @@ class ModelControl:
             self._send_unload(worker, version)  # it came too late: nobody waits for it any more
             self._end_load((worker, version), Unavailable("nobody waits for this version any more"))
             return
-        if version == served.version and served.model is not None and reply.model.digest != served.model.digest:
+        if _is_other(served, version, reply.model):
             self._send_unload(worker, version)
             self._end_load((worker, version), _other_weights(version.model))
             return
@@ -334,12 +334,6 @@ class ModelControl:
 
     # How a worker that came late gets what it lacks.
 
-    def _is_known(self, served: Served, version: Version, model: catalog_pb2.Model) -> bool:
-        """Whether a version that a worker came with is what others mean by it: weights may have changed meanwhile."""
-        if version.generation != served.generation or not served.wanted:
-            return served.needs(version.generation)
-        return served.model is None or served.model.digest == model.digest
-
     def _mend(self, worker: int) -> None:
         """Begin to load what a worker is to have and has not."""
         held = self.table.held[worker]
@@ -375,6 +369,12 @@ class ModelControl:
 
 async def _nothing() -> None:
     """Do nothing: it is as it was asked to be."""
+
+
+def _is_other(served: Served, version: Version, model: catalog_pb2.Model) -> bool:
+    """Whether a version is not what calls know by its number: a file of weights may have been written over."""
+    known = served.models.get(version.generation)
+    return known is not None and known.digest != model.digest
 
 
 def _as_it_came(model: catalog_pb2.Model, worker: int) -> ModelChoice:
