@@ -21,7 +21,7 @@ class Clock(Protocol):
         """Return the time."""
 
     async def until(self, when: float) -> None:
-        """Return at `when`, at once if that has passed."""
+        """Return at `when` and never before, at once if that has passed."""
 
 
 class MonotonicClock:
@@ -32,8 +32,9 @@ class MonotonicClock:
         return time.monotonic()
 
     async def until(self, when: float) -> None:
-        """Return at `when`."""
-        await asyncio.sleep(max(0.0, when - time.monotonic()))
+        """Return at `when` and never before: uvloop rounds to milliseconds, and may wake a sleeper one too soon."""
+        while (left := when - time.monotonic()) > 0:
+            await asyncio.sleep(left)
 
 
 class Sender(Protocol):
