@@ -18,6 +18,7 @@ from whylight.engine.local_pool import Backoff
 from whylight.engine.model_table import ModelChoice
 from whylight.engine.pool import WorkerStartError
 from whylight.engine.response_cache import ResponseCache
+from whylight.hang_up import ignore_hang_up
 from whylight.rpc.admin_server import AdminServer
 from whylight.rpc.admin_servicer import AdminServicer
 from whylight.rpc.request_id import current_request_id
@@ -66,12 +67,12 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         asyncio.get_running_loop().add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
     try:
         access = settings.authentication.access()
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
         telemetry = Telemetry(settings, _caller_name)
     except (TokenFileError, TelemetryError) as error:
         log.error("%s", error)
         return 1
-    if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, access.reload)
     pool = _pool(settings)
     kept = settings.response_cache.bytes
     bounds = _bounds(settings)
@@ -268,6 +269,7 @@ def _caller_name() -> str:
 
 def main_from_environment() -> int:
     """Serve with the settings of the environment and of the file that WHYLIGHT_CONFIG names."""
+    ignore_hang_up()
     try:
         settings = load_settings()
     except ConfigurationError as error:

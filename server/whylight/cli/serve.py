@@ -26,6 +26,10 @@ def command(
     config: str | None, host: str | None, port: int | None, models: tuple[str, ...], devices: tuple[str, ...]
 ) -> int:
     """Serve explanations until SIGTERM or SIGINT."""
+    from whylight.hang_up import ignore_hang_up
+
+    ignore_hang_up()  # before the imports, which take their time
+
     from whylight.serve import main
     from whylight.settings import ConfigurationError, load_settings
 
