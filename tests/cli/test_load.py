@@ -10,6 +10,7 @@ import statistics
 
 import pytest
 from PIL import Image
+from virtual_loop import VirtualLoop
 
 from whylight.cli.load import arrivals
 from whylight.cli.load import drive as driving
@@ -20,30 +21,6 @@ from whylight.cli.load.spec import Kind, Load, processes_for, read_mix
 from whylight.cli.load.tally import Execution, Outcome, Tally, together
 
 KINDS = (Kind("a", 1.0, (b"a",)),)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only while it would wait, and then at once."""
-
-    def __init__(self):
-        super().__init__()
-        self._now = 0.0
-        select = self._selector.select
-
-        def select_at_once(timeout):
-            self._now += timeout or 0.0
-            return select(0)
-
-        self._selector.select = select_at_once
-
-    def time(self):
-        return self._now
-
-    def now(self):
-        return self._now
-
-    async def until(self, when):
-        await asyncio.sleep(max(0.0, when - self._now))
 
 
 def drive(load, send_on, *, begin=0.0):
