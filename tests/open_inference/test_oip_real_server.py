@@ -198,7 +198,6 @@ def buf(server: RunningServer, method: str, message: dict) -> dict:
     return json.loads(done.stdout)
 
 
-@pytest.mark.skipif(not BUF.exists(), reason="buf is not in this environment (pip install buf-bin)")
 def test_buf_curl_finds_both_services_by_reflection(server: RunningServer):
     """The tool knows no schema: what it sends and prints, it learned of the server."""
     assert buf(server, f"{oip.SERVICE}/ServerReady", {}) == {"ready": True}
@@ -237,7 +236,6 @@ def test_a_client_shows_its_token_over_tls(guarded: Guarded, client: str):
     assert len(re.findall("^ok: ", done.stdout, re.MULTILINE)) > 5
 
 
-@pytest.mark.skipif(not BUF.exists(), reason="buf is not in this environment (pip install buf-bin)")
 def test_buf_curl_needs_a_token_for_reflection_and_another_scope_for_inference(guarded: Guarded):
     schema = Path(__file__).parents[2] / "proto"
 
