@@ -47,7 +47,12 @@ class Service:
     def decode(self, plan: str, item: worker_pb2.Item) -> str:
         return item.input.image.decode()
 
-    def explain(self, plan: str, items: Sequence[str], cancels: Sequence[CancelToken], tell: Any) -> list[Explained]:
+    def gather(self, plan: str, items: Sequence[str]) -> None:
+        return None
+
+    def explain(
+        self, plan: str, items: Sequence[str], cancels: Sequence[CancelToken], tell: Any, ahead: Any
+    ) -> list[Explained]:
         self.events.put(f"batch {' '.join(items)}")
         return [explained(item) for item in items]
 
@@ -205,7 +210,9 @@ def test_work_that_hangs_gives_no_sign_of_life_and_a_step_that_asks_whether_it_i
     asked = threading.Semaphore(0)
     going = threading.Event()
 
-    def explain(plan: str, items: Sequence[str], cancels: Sequence[CancelToken], tell: Any) -> list[Explained]:
+    def explain(
+        plan: str, items: Sequence[str], cancels: Sequence[CancelToken], tell: Any, ahead: Any
+    ) -> list[Explained]:
         going.set()
         while not asked.acquire(timeout=60):
             raise AssertionError

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ class Service:
         self.decoded: list[str] = []
         self.reading = threading.Condition()
         self.healthy = True
+        self.gather: Callable[[str, Sequence[str]], Any] = lambda plan, items: None
         self.compute: Callable[[Sequence[str], Sequence[CancelToken]], Sequence[Explained | WhylightError]] = (
             lambda inputs, cancels: [explained(text) for text in inputs]
         )
@@ -65,8 +67,10 @@ class Service:
         items: Sequence[str],
         cancels: Sequence[CancelToken],
         tell: Callable[[worker_pb2.ItemProgress], None],
+        ahead: Any = None,
     ) -> Sequence[Explained | WhylightError]:
         self.tell = tell
+        self.ahead = ahead
         return self.compute(items, cancels)
 
     def sound(self) -> bool:
@@ -188,6 +192,66 @@ def test_the_next_batch_is_decoded_while_this_one_computes(front: Front) -> None
     front.batch(2, "b")
     assert front.outcomes(1) == {10: "a"}
     assert front.outcomes(2) == {20: "b"}
+
+
+def test_the_next_batch_is_sent_to_the_device_while_this_one_computes_by_another_thread(front: Front) -> None:
+    usual = front.service.compute
+    sent: list[Sequence[str]] = []
+    there = threading.Event()
+    threads: set[str] = set()
+
+    def gather(plan: str, items: Sequence[str]) -> Any:
+        threads.add(threading.current_thread().name)
+        sent.append(items)
+        if items == ["b", "c"]:
+            there.set()
+        return ("ahead", *items)
+
+    def compute(inputs: Sequence[str], cancels: Sequence[CancelToken]) -> Sequence[Explained | WhylightError]:
+        assert front.service.ahead == ("ahead", *inputs)
+        threads.discard(threading.current_thread().name)
+        assert inputs[0] != "a" or there.wait(60)
+        return usual(inputs, cancels)
+
+    front.service.gather, front.service.compute = gather, compute
+    front.batch(1, "a")
+    front.batch(2, "b", "bad", "c")
+    front.batch(3, "bad")
+    assert front.outcomes(1) == {10: "a"}
+    assert front.outcomes(2) == {20: "b", 21: "REQUEST_INVALID", 22: "c"}
+    assert front.outcomes(3) == {30: "REQUEST_INVALID"}
+    assert sorted(sent) == [["a"], ["b", "c"]], "what could not be decoded is not sent, nor a batch of nothing else"
+    assert threads, "none of them was the one that computes"
+
+
+def test_batches_come_in_their_order_however_long_one_takes_to_be_sent(front: Front) -> None:
+    later = threading.Event()
+
+    def gather(plan: str, items: Sequence[str]) -> None:
+        if items == ["a"]:
+            assert later.wait(60)
+        else:
+            later.set()
+
+    front.service.gather = gather
+    front.batch(1, "a")
+    front.batch(2, "b")
+    assert front.outcomes(1) == {10: "a"}
+    assert front.outcomes(2) == {20: "b"}
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("CUDA out of memory"), MemoryError(), SystemExit(3)])
+def test_a_batch_that_cannot_be_sent_before_its_turn_is_computed_all_the_same(
+    front: Front, failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(plan: str, items: Sequence[str]) -> None:
+        raise failure
+
+    front.service.gather = fail
+    front.batch(1, "a", "b")
+    assert front.outcomes(1) == {10: "a", 11: "b"}
+    assert front.service.ahead is None
+    assert "a batch of 2 could not be sent" in caplog.text
 
 
 def test_plans_are_answered_while_a_batch_computes(front: Front) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from whylight.decode import DecodedInput
+from whylight.explainer.gathering import Gathered, gather
 from whylight.explainer.plan import ExplanationPlan, PlannedMethod, method_failed
 from whylight.explanation import Prediction
 from whylight.method import Batch, Maps
@@ -36,14 +35,16 @@ def batch_of(
     inputs: Sequence[DecodedInput],
     targets: Sequence[tuple[Target, ...]],
     cancel: CancelToken,
+    held: Gathered | None = None,
 ) -> Batch:
     """Put inputs of one size together, on the model's device, pictures normalised by its transform; no seeds.
 
-    Their companions have one shape each.
+    Their companions have one shape each. `held` are the same inputs, if they are on the device by now.
     """
     rows = tuple(row for row, wanted in enumerate(targets) for _ in wanted)
     flat = tuple(target for wanted in targets for target in wanted)
-    return Batch(stacked(model, inputs), flat, rows, cancel, companions=_companions(model, inputs))
+    held = gather(model, inputs) if held is None else held
+    return Batch(_assembled(model, held), flat, rows, cancel, companions=_companions(model, held))
 
 
 def attribute(planned: PlannedMethod, subject: Subject, batch: Batch) -> Attributed:
@@ -97,38 +98,26 @@ def predict(plan: ExplanationPlan | LongPlan, subject: Subject, batch: Batch) ->
     ]
 
 
-def _companions(model: Model, inputs: Sequence[DecodedInput]) -> dict[str, Tensor]:
-    """Return the companions `[N, ...]`, floats in the model's type."""
-    together = {}
-    for name in model.companions:
-        values = gathered([item.companions[name] for item in inputs], model.device)
-        together[name] = values.to(model.dtype) if values.is_floating_point() else values
-    return together
-
-
-def gathered(arrays: Sequence[npt.NDArray[Any]], device: torch.device) -> Tensor:
-    """Return arrays of one shape and type on a device, one behind the other.
-
-    A GPU fetches them from pinned memory while the thread goes on; torch keeps that memory until it has done so.
-    """
-    if device.type != "cuda":
-        return torch.from_numpy(np.stack(arrays)).to(device)
-    dtype = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
-    together = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype, pin_memory=True)
-    np.stack(arrays, out=together.numpy())
-    return together.to(device, non_blocking=True)
-
-
 def stacked(model: Model, inputs: Sequence[DecodedInput]) -> Tensor:
     """Return `[N, C, H, W]` in the order of `inputs`, which may be pictures and arrays side by side."""
-    pictures = [n for n, item in enumerate(inputs) if item.is_picture]
-    arrays = [n for n, item in enumerate(inputs) if not item.is_picture]
+    return _assembled(model, gather(model, inputs))
+
+
+def _assembled(model: Model, held: Gathered) -> Tensor:
+    """Return inputs `[N, C, H, W]` in the order of their rows, pictures normalised."""
     parts: list[Tensor] = []
-    if pictures:
-        pixels = gathered([inputs[n].values for n in pictures], model.device)  # bytes: a quarter of what floats take
-        parts.append(model.transform.normalise(pixels, dtype=model.dtype))
-    if arrays:
-        parts.append(gathered([inputs[n].values for n in arrays], model.device).to(model.dtype))
+    if held.pixels is not None:
+        parts.append(model.transform.normalise(held.pixels, dtype=model.dtype))
+    if held.values is not None:
+        parts.append(held.values.to(model.dtype))
     if len(parts) == 1:
         return parts[0]
-    return torch.cat(parts)[torch.tensor(pictures + arrays, device=model.device).argsort()]
+    return torch.cat(parts)[torch.tensor(held.pictures + held.arrays, device=model.device).argsort()]
+
+
+def _companions(model: Model, held: Gathered) -> dict[str, Tensor]:
+    """Return the companions `[N, ...]`, floats in the model's type."""
+    return {
+        name: values.to(model.dtype) if values.is_floating_point() else values
+        for name, values in held.companions.items()
+    }

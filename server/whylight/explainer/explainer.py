@@ -17,6 +17,7 @@ from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.decode import DecodedInput
 from whylight.errors import Cancelled, InvalidInput, Overloaded, WhylightError
 from whylight.explainer.attribution import Attributed, attribute, batch_of, predict
+from whylight.explainer.gathering import Ahead
 from whylight.explainer.inputs import answer_bytes, decode_input, target_bytes
 from whylight.explainer.jobs import Answers, Job, halves
 from whylight.explainer.lacking import free_memory, is_out_of_memory
@@ -132,12 +133,13 @@ class Explainer:
         seeds: Sequence[Sequence[int]],
         cancels: Sequence[CancelToken],
         watchers: Sequence[Watcher | None] = (),
+        ahead: Ahead | None = None,
     ) -> list[Explained | WhylightError]:
         """Explain every input for each of its targets (none: the top prediction), and return what came of each.
 
         `seeds` has, for each input, one for each method and then for each metric. The methods run one after the other
         over one subject, so that what one has computed is there for the next. `watchers`, if there are any, has for
-        each input who is told of its progress.
+        each input who is told of its progress. `ahead` are the inputs, if they were sent to the device by now.
 
         Nothing is raised for what an input, a target, a method or a lack of memory causes: it is that input's result.
         Inputs of one shape run together. When a batch fails, its inputs run one by one, so that only the guilty one
@@ -158,7 +160,7 @@ class Explainer:
                 shapes.setdefault(item.shapes, []).append(job)
         waiting = deque(shapes.values())
         while waiting:
-            waiting.extendleft(reversed(self._advance(plan, waiting.popleft(), answers)))
+            waiting.extendleft(reversed(self._advance(plan, waiting.popleft(), answers, ahead)))
         return answers.results()
 
     def _check(self, plan: ExplanationPlan, job: Job) -> None:
@@ -173,7 +175,9 @@ class Explainer:
                 field="outputs",
             )
 
-    def _advance(self, plan: ExplanationPlan, jobs: list[Job], answers: Answers) -> list[list[Job]]:
+    def _advance(
+        self, plan: ExplanationPlan, jobs: list[Job], answers: Answers, ahead: Ahead | None
+    ) -> list[list[Job]]:
         """Run jobs together and enter their results; return what is to be run again in smaller parts."""
         for job in jobs:
             if job.cancel.cancelled:
@@ -181,7 +185,7 @@ class Explainer:
         jobs = [job for job in jobs if not answers.failed(job.place)]
         if not jobs:
             return []
-        outcome = self._attempt(plan, jobs)
+        outcome = self._attempt(plan, jobs, ahead)
         if not isinstance(outcome, _Failure):
             for job, explained in zip(jobs, outcome, strict=True):
                 answers.add(job, explained)
@@ -205,7 +209,7 @@ class Explainer:
         answers.fail(jobs[0].place, self._blame(plan, jobs[0], outcome))
         return []
 
-    def _attempt(self, plan: ExplanationPlan, jobs: Sequence[Job]) -> list[Explained] | _Failure:
+    def _attempt(self, plan: ExplanationPlan, jobs: Sequence[Job], ahead: Ahead | None) -> list[Explained] | _Failure:
         """Explain jobs in one batch, or return what stood in the way. They have their methods in common."""
         first, *_ = indices = jobs[0].methods
         index = first
@@ -214,7 +218,9 @@ class Explainer:
             started = time.perf_counter()
             cancel = CancelToken([job.cancel for job in jobs])
             inputs = [job.input for job in jobs]
-            batch = batch_of(plan.model, inputs, [job.targets for job in jobs], cancel)
+            held = None if ahead is None else ahead.take([job.place for job in jobs])
+            batch = batch_of(plan.model, inputs, [job.targets for job in jobs], cancel, held)
+            del held  # pictures as bytes, which were made floats of
             batch = with_embeddings(plan.model, batch, inputs)
             subject = plan.model.subject(batch.cancel)
             for index in indices:

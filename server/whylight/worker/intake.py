@@ -1,7 +1,8 @@
-"""Takes jobs in, has their items decoded, and hands each over when it is ready; computes nothing."""
+"""Takes jobs in, has their items decoded and gathered, and hands each over when it is ready; computes nothing."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,8 @@ from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import is_long
 from whylight.worker.v1 import worker_pb2
 
+_log = logging.getLogger(__name__)
+
 
 class Decoding(Protocol):
     """What makes items ready for the device. Called from several threads."""
@@ -29,10 +32,19 @@ class Decoding(Protocol):
     def decode(self, plan: Any, item: worker_pb2.Item, pictures: Any = None) -> Any:
         """Return an item ready for the device, or raise. `pictures` are what `decode_pictures` gave, if it has any."""
 
+    def gather(self, plan: Any, items: Sequence[Any]) -> Any:
+        """Send the decoded items of a batch, no long work, to the device together; return what `explain` finds them by.
+
+        What it raises only keeps them from being sent before their turn.
+        """
+
 
 @dataclass(eq=False)
 class Job:
-    """A batch whose items are being decoded, or were; `received` in seconds, `undecoded` counts those still to do."""
+    """A batch whose items are being decoded, or were; `received` in seconds, `undecoded` counts those still to do.
+
+    `ahead` is what the service gave for the items that could be decoded, in their order; None where it failed.
+    """
 
     batch: worker_pb2.Batch
     received: float
@@ -40,6 +52,8 @@ class Job:
     cancels: tuple[CancelToken, ...]
     undecoded: int
     inputs: list[Future[Any]] = field(default_factory=list)
+    ahead: Any = None
+    complete: bool = False
 
     @property
     def long(self) -> bool:
@@ -53,6 +67,9 @@ class Intake:
     Batches are handed over in the order in which they came, so that the front end knows which of two is computed. Long
     work is decoded by one thread of its own, which takes no turn of a batch's, and is handed over when it is ready: the
     pictures of an inspection, which may be hundreds, hold up nobody.
+
+    The thread that decodes the last item of a batch sends all of them to the device. It is one batch that is there
+    before its turn, since the front end gives a worker no more than one beside that which it computes.
     """
 
     def __init__(self, service: Decoding, decode_threads: int) -> None:
@@ -125,15 +142,27 @@ class Intake:
     def _decoded(self, job: Job, _: Future[Any]) -> None:
         with self._changed:
             job.undecoded -= 1
-            if not job.undecoded:
-                self._hand_over(job)
+            last = not job.undecoded
+        if last:
+            self._gather(job)
+            self._hand_over(job)
+
+    def _gather(self, job: Job) -> None:
+        decoded = [one.result() for one in job.inputs if not one.cancelled() and one.exception() is None]
+        if not decoded or job.long:
+            return
+        try:
+            job.ahead = self._service.gather(job.plan.result(), decoded)
+        except (Exception, SystemExit) as error:  # It is done when its turn comes, and what fails then is looked into.
+            _log.warning("a batch of %d could not be sent to the device before its turn: %s", len(decoded), error)
 
     def _hand_over(self, job: Job) -> None:
         with self._changed:
+            job.complete = True
             if job.long:
                 self._ready.append(job)
                 self._undecoded -= 1
-            while self._batches and not self._batches[0].undecoded:
+            while self._batches and self._batches[0].complete:
                 self._ready.append(self._batches.popleft())
                 self._undecoded -= 1
             self._changed.notify_all()

@@ -56,8 +56,12 @@ class Service(Decoding, Protocol):
         items: Sequence[Any],
         cancels: Sequence[CancelToken],
         tell: Callable[[worker_pb2.ItemProgress], None],
+        ahead: Any = None,
     ) -> Sequence[Explained | WhylightError]:
-        """Return an outcome for each item, in their order; until then, `tell` how far they are."""
+        """Return an outcome for each item, in their order; until then, `tell` how far they are.
+
+        `ahead` is what `gather` gave for the same items, None where it failed.
+        """
 
     def begin(
         self, plan: Any, items: Sequence[Any], cancels: Sequence[CancelToken], tell: Callable[[News], None]
@@ -91,10 +95,10 @@ class _Running:
 class Loop:
     """Works off what the front end says until it drains or is gone.
 
-    The thread that computes is given nothing but what is ready: items are decoded, and results turned into bytes and
-    written, by other threads, so that the device waits neither for a picture nor for the socket. Whatever goes wrong
-    with an item is that item's result. While work goes on the front end is told so once a second, by a thread of its
-    own; of work that hangs it hears nothing.
+    The thread that computes is given nothing but what is ready: items are decoded and sent to the device, and results
+    turned into bytes and written, by other threads, so that it waits neither for a picture nor for the socket.
+    Whatever goes wrong with an item is that item's result. While work goes on the front end is told so once a second,
+    by a thread of its own; of work that hangs it hears nothing.
     """
 
     def __init__(
@@ -272,7 +276,7 @@ class Loop:
         suspect = False
         if ready:
             ids, inputs, cancels = zip(*ready, strict=True)
-            outcomes = self._explain(job.plan.result(), inputs, cancels)
+            outcomes = self._explain(job, inputs, cancels)
             for id, outcome in zip(ids, outcomes, strict=True):
                 suspect |= isinstance(outcome, MethodFailed | InternalError)
                 self._deliver(id, outcome, started - job.received, slow=False)
@@ -284,10 +288,10 @@ class Loop:
         self._check_device(suspect)
 
     def _explain(
-        self, plan: Any, inputs: Sequence[Any], cancels: Sequence[CancelToken]
+        self, job: Job, inputs: Sequence[Any], cancels: Sequence[CancelToken]
     ) -> Sequence[Explained | WhylightError]:
         try:
-            outcomes = self._service.explain(plan, inputs, cancels, self._tell)
+            outcomes = self._service.explain(job.plan.result(), inputs, cancels, self._tell, job.ahead)
             if len(outcomes) != len(inputs):
                 raise RuntimeError(f"{len(outcomes)} outcomes of {len(inputs)} inputs")
         except (Exception, SystemExit) as error:

@@ -16,6 +16,7 @@ import torch
 from whylight.data_set import DataSets
 from whylight.errors import WhylightError
 from whylight.explainer import DecodedInput, Explainer, ExplanationPlan, Progress, Watcher
+from whylight.explainer.gathering import Ahead, Sender
 from whylight.explainer.long_plan import LongPlan
 from whylight.explainer.slices import Slices
 from whylight.explanation import Explained
@@ -70,13 +71,14 @@ class DecodedItem:
 
 
 class ExplainerService:
-    """Plans, decodes and explains. `explain` belongs to the one thread that owns the device, the rest to any."""
+    """Plans, decodes, gathers and explains. `explain` and `begin` are for one thread only, the rest for any."""
 
     def __init__(self, explainer: Explainer, shelf: ModelShelf, ready: worker_pb2.Ready, device: torch.device) -> None:
         self.ready = ready
         self._explainer = explainer
         self._shelf = shelf
         self._device = device
+        self._sender = Sender.to(device)
         self._plans: OrderedDict[bytes, ExplanationPlan | LongPlan] = OrderedDict()
         self._shelf_changes = 0
         self._lock = threading.Lock()
@@ -217,14 +219,26 @@ class ExplainerService:
         progress = item.progress if item.HasField("progress") else None
         return DecodedItem(item.item_id, decoded, targets, seeds, progress)
 
+    def gather(self, plan: ExplanationPlan, items: Sequence[DecodedItem]) -> Ahead:
+        """Send the inputs of a batch to the device, in any thread, while it computes another.
+
+        Raises:
+            RuntimeError, MemoryError: there is no memory.
+        """
+        return self._sender.send(plan.model, [item.input for item in items])
+
     def explain(
         self,
         plan: ExplanationPlan,
         items: Sequence[DecodedItem],
         cancels: Sequence[CancelToken],
         tell: Callable[[worker_pb2.ItemProgress], None],
+        ahead: Ahead | None = None,
     ) -> list[Explained | WhylightError]:
-        """Explain a batch; one outcome for each item, in their order. Meanwhile, `tell` those who asked of progress."""
+        """Explain a batch; one outcome for each item, in their order. Meanwhile, `tell` those who asked of progress.
+
+        `ahead` is what `gather` gave for the same items.
+        """
         return self._explainer.explain(
             plan,
             [item.input for item in items],
@@ -232,6 +246,7 @@ class ExplainerService:
             [item.seeds for item in items],
             cancels,
             [None if item.progress is None else self._watcher(item.id, item.progress, tell) for item in items],
+            ahead,
         )
 
     def begin(
