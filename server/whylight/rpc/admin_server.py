@@ -13,6 +13,7 @@ from whylight.open_inference.messages import POOL as OPEN_INFERENCE_POOL
 from whylight.rpc import reflection
 from whylight.rpc.admin_servicer import AdminServicer
 from whylight.rpc.authentication import Authentication
+from whylight.rpc.bounded import BOUND_OPTIONS, Bounded, Intake, Outlet, Streams
 from whylight.rpc.interceptors import Guard
 from whylight.rpc.tls import tls_server_credentials
 from whylight.security import Access
@@ -25,6 +26,21 @@ ADMIN_SERVICE = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 REQUEST_BYTES = 64 * 1024
 """Bytes of a request: it has a name in it, and nothing else."""
+
+CALLS = 64
+"""Calls that may be open at once, as many of one connection as of all; more are refused with RESOURCE_EXHAUSTED."""
+
+CONNECTIONS = 64
+"""Connections that may be open at once; more are closed."""
+
+RECEIVING = 16
+"""Calls whose requests are received at once, and streams of requests (reflection) that are open beside them."""
+
+RECEIVE_SECONDS = 10.0
+"""How long a request may take to come."""
+
+ANSWER_BYTES = 64 * 2**20
+"""Bytes of answers that wait until their readers take them, of all calls."""
 
 
 class AdminServer:
@@ -48,8 +64,17 @@ class AdminServer:
         # Whoever can open the socket is the server's own user, who could as well change its files or end it.
         asked = () if settings.admin.socket else (Authentication(access),)
         self._server = grpc.aio.server(
-            interceptors=(Guard(observer), *asked),
-            options=(("grpc.max_receive_message_length", REQUEST_BYTES), ("grpc.so_reuseport", 0)),
+            interceptors=(Guard(observer), *asked, _bounded()),
+            maximum_concurrent_rpcs=CALLS,
+            options=(
+                ("grpc.max_receive_message_length", REQUEST_BYTES),
+                ("grpc.max_concurrent_streams", CALLS),
+                ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+                *BOUND_OPTIONS,
+                ("grpc.server.max_pending_requests", CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", CALLS),
+                ("grpc.so_reuseport", 0),
+            ),
         )
         admin_pb2_grpc.add_AdminServiceServicer_to_server(servicer, self._server)
         reflection.enable_reflection((ADMIN_SERVICE, reflection.SERVICE), self._server, OPEN_INFERENCE_POOL)
@@ -97,6 +122,10 @@ class AdminServer:
         if mode != 0o600:
             raise OSError(f"{path} has the mode {mode:o}, not 600: others could open it")
         return address
+
+
+def _bounded() -> Bounded:
+    return Bounded(Intake(RECEIVING, RECEIVE_SECONDS), Streams(RECEIVING), Outlet(ANSWER_BYTES, ANSWER_BYTES // 4))
 
 
 def _refuse_taken(path: Path) -> None:
