@@ -15,6 +15,7 @@ import pytest
 from admin_serving import Administered, administering, choice
 from rpc_serving import Failure, failure_of
 
+from whylight.engine.model_control import LATE_LOAD_RETRY_SECONDS
 from whylight.errors import InvalidInput, Unavailable, Unsupported
 from whylight.rpc.admin_server import AdminServer
 from whylight.rpc.admin_servicer import AdminServicer
@@ -144,10 +145,13 @@ async def test_a_worker_that_dies_of_the_new_version_costs_the_reload_and_not_th
     administered.pool.hold.clear()
     reloading = asyncio.ensure_future(failed(administered, "Reload", "net"))
     await administered.pool.asked.wait()
-    administered.pool.listener.worker_down(0, 1.0)
+    administered.pool.listener.worker_down(0, 7.0)
     administered.pool.hold.set()
     failure = await reloading
-    assert (failure.reason, failure.metadata["cause"]) == ("MODEL_LOAD_FAILED", "WORKER_LOST")
+    assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "WORKER_LOST")
+    assert failure.metadata == {"model": "net", "cause": "WORKER_LOST"}
+    assert failure.retry_seconds == 7.0, "as the pool says of the worker"
+    assert "worker 0 could not load the model 'net'" in failure.message
     assert digest_of(administered) == "digest of a"
     while not administered.pool.unloads:  # the other worker had loaded it
         await asyncio.sleep(0)
@@ -273,7 +277,8 @@ async def test_a_load_that_never_ends_is_given_up_and_what_comes_of_it_later_is_
         served.pool.up(0, net="a")
         served.pool.hold.clear()
         failure = await failed(served, "Reload", "net")
-        assert (failure.reason, failure.metadata["cause"]) == ("MODEL_LOAD_FAILED", "LOAD_TIMEOUT")
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "LOAD_TIMEOUT")
+        assert failure.retry_seconds == LATE_LOAD_RETRY_SECONDS
         served.pool.hold.set()
         while not served.pool.unloads:
             await asyncio.sleep(0)

@@ -125,7 +125,7 @@ class AdminClient:
         Raises:
             NotFound: the configuration has no model of this name.
             Unsupported: it could not be loaded (MODEL_LOAD_FAILED), or the configuration is wrong now.
-            Unavailable: something is being done to it already (MODEL_BUSY).
+            Unavailable: something is being done to it already (MODEL_BUSY), or a worker was lost or took too long.
             DeadlineExceeded: it is not ready yet.
         """
         return self._change(self._stub.LoadModel, admin_pb2.LoadModelRequest(name=name), on_status, deadline)

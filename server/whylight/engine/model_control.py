@@ -24,6 +24,9 @@ from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
 
+LATE_LOAD_RETRY_SECONDS = 30.0
+"""When an administrator should come again whose load took too long: a worker goes on with it, and then forgets it."""
+
 
 class ModelControl:
     """The changes of the models of a table. All methods belong to the event loop of the engine.
@@ -259,7 +262,9 @@ class ModelControl:
             return await asyncio.wait_for(future, self._load_timeout)
         except asyncio.TimeoutError:
             raise Unavailable(
-                f"it was not loaded after {self._load_timeout:g} seconds", reason="LOAD_TIMEOUT"
+                f"it was not loaded after {self._load_timeout:g} seconds",
+                reason="LOAD_TIMEOUT",
+                retry_after=LATE_LOAD_RETRY_SECONDS,
             ) from None
         finally:
             self.table.loads.pop((worker, version), None)
@@ -382,12 +387,13 @@ def _as_it_came(model: catalog_pb2.Model, worker: int) -> ModelChoice:
     return ModelChoice(model.name, model.source, {}, (worker,))
 
 
-def _load_failed(name: str, worker: int, error: WhylightError) -> Unsupported:
-    return Unsupported(
-        f"worker {worker} could not load the model {name!r}: {error.message}",
-        reason="MODEL_LOAD_FAILED",
-        metadata={"model": name, "cause": error.reason},
-    )
+def _load_failed(name: str, worker: int, error: WhylightError) -> WhylightError:
+    """Return what an administrator is told: what will pass stays what it is, and all else is for him to mend."""
+    message = f"worker {worker} could not load the model {name!r}: {error.message}"
+    metadata = {"model": name, "cause": error.reason}
+    if isinstance(error, Unavailable):
+        return Unavailable(message, reason=error.reason, retry_after=error.retry_after, metadata=metadata)
+    return Unsupported(message, reason="MODEL_LOAD_FAILED", metadata=metadata)
 
 
 def _other_weights(name: str) -> Unsupported:
