@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 
 import grpc
 import pytest
@@ -199,3 +201,19 @@ async def test_a_connection_has_a_bounded_number_of_calls_open():
         served.engine.hold.set()
         assert (await first).results
         assert (await second).results
+
+
+async def test_no_call_leaves_a_suspended_generator_to_the_garbage_collector():
+    """Python hands such a generator to the loop's hook, which would close it in a task of its own."""
+    left: list[str] = []
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(finalizer=lambda generator: left.append(generator.__qualname__))
+    try:
+        async with serving() as served:
+            for _ in range(3):
+                assert (await explanations(served).Explain(request())).results
+            assert await explanations(served).StreamExplain(iter([])).read() is grpc.aio.EOF
+        gc.collect()
+    finally:
+        sys.set_asyncgen_hooks(*hooks)
+    assert left == []

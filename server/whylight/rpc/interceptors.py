@@ -76,16 +76,16 @@ class _Wrap:
         self._parse = handler.request_deserializer or bytes
         self._serialise = handler.response_serializer
 
-    def once(self, handle: Any, parse: Callable[[Any], Any]) -> Any:
+    def once(self, handle: Any, parse: Callable[[Any, Context], Any]) -> Any:
         """Guard a handler that answers once."""
 
         async def guarded(request: Any, context: Context) -> Any:
             async with self._guarded(context):
-                return await handle(parse(request), context)
+                return await handle(parse(request, context), context)
 
         return guarded
 
-    def stream(self, handle: Any, parse: Callable[[Any], Any]) -> Any:
+    def stream(self, handle: Any, parse: Callable[[Any, Context], Any]) -> Any:
         """Guard a handler that is an async generator.
 
         The result writes by itself, in place of being a generator too: so a call that ends early unwinds the handler at
@@ -95,7 +95,7 @@ class _Wrap:
         async def guarded(request: Any, context: Context) -> None:
             async with (
                 self._guarded(context) as call,
-                contextlib.aclosing(handle(parse(request), context)) as responses,
+                contextlib.aclosing(handle(parse(request, context), context)) as responses,
             ):
                 async for response in responses:
                     try:
@@ -108,7 +108,7 @@ class _Wrap:
 
         return guarded
 
-    def parse(self, request: bytes) -> Any:
+    def parse(self, request: bytes, context: Context) -> Any:
         """Read a message.
 
         Raises:
@@ -121,10 +121,9 @@ class _Wrap:
         except DecodeError:
             raise InvalidInput("the bytes are no message of the kind that this call takes") from None
 
-    async def parse_each(self, requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        """Read messages as they come."""
-        async for request in requests:
-            yield self.parse(request)
+    def parse_each(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        """Read messages as they come, of `context`, from which gRPC's own iterator has them too."""
+        return _Messages(self.parse, context)
 
     def serialise(self, response: Any) -> bytes:
         """Write a message."""
@@ -161,6 +160,21 @@ class _Wrap:
             await _abort(context, request_id, internal_error())
         else:
             _end(call, OK, "")
+
+
+class _Messages(AsyncIterator[Any]):
+    """The messages of one call. No generator, as gRPC's is: most calls read one message, and would leave it suspended
+    for the garbage collector to find, which has the event loop close it in a task of its own."""
+
+    def __init__(self, parse: Callable[[bytes, Context], Any], context: Context) -> None:
+        self._parse = parse
+        self._context = context
+
+    async def __anext__(self) -> Any:
+        request: Any = await self._context.read()
+        if request is grpc.aio.EOF:
+            raise StopAsyncIteration
+        return self._parse(request, self._context)
 
 
 def _end(call: Call | None, code: str, reason: str) -> None:
