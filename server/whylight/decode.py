@@ -42,6 +42,15 @@ _FIELD = "input.image"
 
 
 @dataclass(frozen=True)
+class PlainJpeg:
+    """What the header of a JPEG file says: its size in pixels as stored, and the EXIF orientation, 1 for upright."""
+
+    width: int
+    height: int
+    orientation: int
+
+
+@dataclass(frozen=True)
 class DecodedInput:
     """An input, checked, decoded and cut to what the model takes.
 
@@ -103,17 +112,7 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
     Raises:
         InvalidInput: IMAGE_UNREADABLE (no such file, damaged, cut off) or IMAGE_TOO_LARGE.
     """
-    if not data:
-        raise _unreadable("the image is empty")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise _unreadable(f"the {len(data)} bytes are no readable {', '.join(FORMATS)} file") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_large(f"the image has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
-    except Exception as error:  # a damaged file raises whatever the decoder trips over
-        raise _unreadable(f"the image cannot be read: {error}") from None
-    check_pixels(image.width, image.height, limits, _FIELD)
+    image = _opened(data, limits)
     try:
         image.load()
         return upright_rgb(image)
@@ -125,6 +124,49 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
         raise _unreadable(f"the image cannot be decoded: {error}") from None
 
 
+def plain_jpeg(data: bytes, limits: Limits) -> PlainJpeg | None:
+    """Read the header of a JPEG file that any decoder makes the same picture of, but for rounding; no pixel.
+
+    None for everything else, whatever is wrong with it, which `decode_image` tells: no JPEG file, one that breaks a
+    limit or is above `KEPT_PIXELS`, one that is cut off, and one whose colours are CMYK or stored as RGB.
+    """
+    if not data.startswith(b"\xff\xd8") or not data.endswith(b"\xff\xd9"):
+        return None
+    try:
+        image = _opened(data, limits)
+    except InvalidInput:
+        return None
+    if type(image) is not JpegImagePlugin.JpegImageFile or image.width * image.height > KEPT_PIXELS:
+        return None
+    components = tuple(layer[0] for layer in image.layer)
+    known = image.mode == "L" or (
+        image.mode == "RGB"
+        and ("jfif" in image.info or image.info.get("adobe_transform") == 1 or components == (1, 2, 3))
+    )
+    return PlainJpeg(image.width, image.height, _orientation(image)) if known else None
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn a picture upright, given the EXIF orientation."""
+    turn = _UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _opened(data: bytes, limits: Limits) -> Image.Image:
+    if not data:
+        raise _unreadable("the image is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise _unreadable(f"the {len(data)} bytes are no readable {', '.join(FORMATS)} file") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise _too_large(f"the image has more than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except Exception as error:  # a damaged file raises whatever the decoder trips over
+        raise _unreadable(f"the image cannot be read: {error}") from None
+    check_pixels(image.width, image.height, limits, _FIELD)
+    return image
+
+
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Turn a picture upright, as its EXIF data says, and make it RGB.
 
@@ -133,9 +175,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     Raises:
         InvalidInput: IMAGE_UNREADABLE, for floating-point pixels, whose range is not known.
     """
-    turn = _UPRIGHT.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
+    image = turned(image, _orientation(image))
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":

@@ -179,6 +179,7 @@ def _pool(settings: Settings) -> LocalPool:
                 device=device,
                 threads=worker.threads or None,
                 decode_threads=worker.decode_threads,
+                gpu_decode=worker.gpu_decode,
                 keep_memory_bytes=worker.keep_memory_bytes,
                 models=tuple(choice.fields for choice in choices if choice.load and number in choice.workers),
                 warm_up_batches=(1,) if worker.warm_up_batches is None else tuple(worker.warm_up_batches),

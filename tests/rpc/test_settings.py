@@ -168,3 +168,10 @@ def test_front_end_and_settings_load_neither_torch_nor_plugins():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_decoding_on_a_gpu_without_one_is_refused_with_the_reason(tmp_path: Path):
+    assert load_settings().worker.gpu_decode is False
+    with pytest.raises(ConfigurationError, match="gpu_decode needs a GPU for each worker"):
+        load_settings(toml(tmp_path, "[worker]\ngpu_decode = true\ndevices = ['cuda:0', 'cpu']\n"))
+    assert load_settings(toml(tmp_path, "[worker]\ngpu_decode = true\ndevices = ['cuda:0']\n")).worker.gpu_decode

@@ -44,6 +44,9 @@ class Service:
     def plan(self, spec: worker_pb2.PlanSpec) -> str:
         return spec.methods[0].name
 
+    def decode_together(self, plan: str, items: Sequence[worker_pb2.Item]) -> dict[int, str]:
+        return {}
+
     def decode(self, plan: str, item: worker_pb2.Item) -> str:
         return item.input.image.decode()
 

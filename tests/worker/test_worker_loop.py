@@ -48,6 +48,9 @@ class Service:
             raise InvalidInput("no such method", field="methods[0].name")
         return spec.methods[0].name
 
+    def decode_together(self, plan: str, items: Sequence[worker_pb2.Item]) -> dict[int, str]:
+        return {}
+
     def decode(self, plan: str, item: worker_pb2.Item) -> str:
         text = item.input.image.decode()
         with self.reading:
@@ -252,6 +255,33 @@ def test_a_batch_that_cannot_be_sent_before_its_turn_is_computed_all_the_same(
     assert front.outcomes(1) == {10: "a", 11: "b"}
     assert front.service.ahead is None
     assert "a batch of 2 could not be sent" in caplog.text
+
+
+def test_what_was_decoded_together_is_given_to_its_item_and_the_rest_is_decoded_alone(front: Front) -> None:
+    asked: list[list[str]] = []
+    usual = front.service.decode
+
+    def decode_together(plan: str, items: Sequence[worker_pb2.Item]) -> dict[int, str]:
+        asked.append([item.input.image.decode() for item in items])
+        return {item.item_id: item.input.image.decode().upper() for item in items if item.item_id != 11}
+
+    def decode(plan: str, item: worker_pb2.Item, given: str | None = None) -> str:
+        return usual(plan, item) if given is None else given
+
+    front.service.decode_together, front.service.decode = decode_together, decode
+    front.batch(1, "a", "b", "c")
+    assert front.outcomes(1) == {10: "A", 11: "b", 12: "C"}
+    assert asked == [["a", "b", "c"]], "once for all of them"
+
+
+def test_when_decoding_together_fails_each_is_decoded_alone(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(plan: str, items: Sequence[worker_pb2.Item]) -> dict[int, str]:
+        raise MemoryError
+
+    front.service.decode_together = fail
+    front.batch(1, "a", "b", "c")
+    assert front.outcomes(1) == {10: "a", 11: "b", 12: "c"}
+    assert "a batch of 3 could not be decoded together" in caplog.text
 
 
 def test_plans_are_answered_while_a_batch_computes(front: Front) -> None:

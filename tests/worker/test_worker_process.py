@@ -251,6 +251,7 @@ async def test_a_plugin_that_crashes_the_process_is_in_the_log_and_the_next_call
         (WorkerConfig(models=({**RESNET, "source": "nowhere:resnet18"},)), "nowhere"),
         (WorkerConfig(models=({**RESNET, "shape": 1},)), "shape"),
         (WorkerConfig(models=(RESNET,), device="nodevice"), "nodevice"),
+        (WorkerConfig(models=(RESNET,), gpu_decode=True), "worker.gpu_decode is set, but this worker's device is cpu"),
     ],
 )
 async def test_a_worker_that_cannot_start_says_why(config: WorkerConfig, said: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
+from PIL import Image
 
 from whylight.data_set import NO_DATA_SETS, DataSets
 from whylight.decode import DecodedInput
@@ -118,11 +119,11 @@ class Explainer:
     def decode(
         self,
         plan: ExplanationPlan,
-        data: bytes | npt.NDArray[Any],
+        data: bytes | npt.NDArray[Any] | Image.Image,
         companions: Mapping[str, npt.NDArray[Any]] | None = None,
         targets: Sequence[Target] = (),
     ) -> DecodedInput:
-        """Read an image file or an array for the model of `plan`; see `decode_input` for what it raises."""
+        """Read a file, an array or an upright RGB picture for the model of `plan`; see `decode_input` for errors."""
         return decode_input(plan, data, self.limits, companions, targets)
 
     def explain(

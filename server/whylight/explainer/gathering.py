@@ -127,6 +127,11 @@ class CudaPassage(Passage):
             tensor.record_stream(computing)  # or the memory were the other stream's again while this one reads it
 
 
+def passage_to(device: torch.device) -> Passage:
+    """Return a way to a device of its own, on which nothing is held up by what computes."""
+    return CudaPassage(device) if device.type == "cuda" else Passage()
+
+
 class Ahead:
     """Inputs of a batch that are on the device, or on their way to it, before it is their turn."""
 
@@ -159,7 +164,7 @@ class Sender:
     @classmethod
     def to(cls, device: torch.device) -> Sender:
         """Return a sender to a device, which on a GPU computes meanwhile."""
-        return cls(CudaPassage(device) if device.type == "cuda" else Passage())
+        return cls(passage_to(device))
 
     def send(self, model: Model, inputs: Sequence[DecodedInput]) -> Ahead:
         """Send the inputs of a batch, in the order in which it will have them, to the device of its model.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from whylight.settings.section import Positive, Section
 
@@ -27,6 +27,13 @@ class WorkerSettings(Section):
     )
     threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 means one per core.")
     decode_threads: Positive = Field(2, description="Threads of a worker that decode pictures.")
+    gpu_decode: bool = Field(
+        False,
+        description="Whether workers decode JPEG files on their GPU, by nvJPEG, a batch at a time. Its pixels differ "
+        "from libjpeg's by a few levels, and by more at edges of colour, so that answers are not those of a server "
+        "without it; hence off. Needs torchvision, and a GPU for each worker. Other files, CMYK and pictures above 16 "
+        "megapixels are decoded on the host as ever.",
+    )
     keep_memory_bytes: int = Field(
         2**30,
         ge=0,
@@ -58,3 +65,9 @@ class WorkerSettings(Section):
     restart_backoff_max_seconds: float = Field(
         30.0, gt=0, le=3600, description="How long to wait at most; the wait doubles with every failure in a row."
     )
+
+    @model_validator(mode="after")
+    def _has_what_decodes(self) -> WorkerSettings:
+        if self.gpu_decode and "cpu" in self.devices:
+            raise ValueError("gpu_decode needs a GPU for each worker, and devices has 'cpu'")
+        return self

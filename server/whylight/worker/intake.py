@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +29,14 @@ class Decoding(Protocol):
     def decode_pictures(self, plan: Any, pictures: Sequence[v1.Input], check: Callable[[], None]) -> Any:
         """Return pictures that several items of long work share, ready for `decode`. `check` is called between them."""
 
+    def decode_together(self, plan: Any, items: Sequence[worker_pb2.Item]) -> Mapping[int, Any]:
+        """Decode the pictures of items of a batch at once, as far as that is of use, for `decode`; by item id."""
+
     def decode(self, plan: Any, item: worker_pb2.Item, pictures: Any = None) -> Any:
-        """Return an item ready for the device, or raise. `pictures` are what `decode_pictures` gave, if it has any."""
+        """Return an item ready for the device, or raise.
+
+        `pictures` are what `decode_pictures` gave, if the item has any, or what `decode_together` gave for it.
+        """
 
     def gather(self, plan: Any, items: Sequence[Any]) -> Any:
         """Send the decoded items of a batch, no long work, to the device together; return what `explain` finds them by.
@@ -107,9 +113,10 @@ class Intake:
             if not job.long:
                 self._batches.append(job)
         shared = [_Shared(one.pictures) for one in batch.picture_sets]
+        together = None if job.long else _Together(batch.items, cancels)
         for item, cancel in zip(batch.items, cancels, strict=True):
             pictures = shared[item.picture_set - 1] if item.picture_set else None
-            future = pool.submit(self._decode, plan, item, cancel, pictures)
+            future = pool.submit(self._decode, plan, item, cancel, pictures, together)
             job.inputs.append(future)
         for future in list(job.inputs):  # Only now: the last one's end hands the job over, with all of them in it.
             future.add_done_callback(partial(self._decoded, job))
@@ -133,11 +140,24 @@ class Intake:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _decode(self, plan: Future[Any], item: worker_pb2.Item, cancel: CancelToken, pictures: _Shared | None) -> Any:
+    def _decode(
+        self,
+        plan: Future[Any],
+        item: worker_pb2.Item,
+        cancel: CancelToken,
+        pictures: _Shared | None,
+        together: _Together | None,
+    ) -> Any:
         cancel.check()
-        if pictures is None:
+        given = None
+        if pictures is not None:
+            given = pictures.decoded(self._service, plan.result(), cancel)
+        elif together is not None:
+            given = together.take(self._service, plan.result(), item.item_id)
+            cancel.check()
+        if given is None:
             return self._service.decode(plan.result(), item)
-        return self._service.decode(plan.result(), item, pictures.decoded(self._service, plan.result(), cancel))
+        return self._service.decode(plan.result(), item, given)
 
     def _decoded(self, job: Job, _: Future[Any]) -> None:
         with self._changed:
@@ -185,3 +205,25 @@ class _Shared:
                 self._done = True
                 self._pictures = ()
             return self._decoded
+
+
+class _Together:
+    """The items of a batch, whose pictures are decoded at once when the first of them is wanted."""
+
+    def __init__(self, items: Sequence[worker_pb2.Item], cancels: Sequence[CancelToken]) -> None:
+        self._items = tuple(zip(items, cancels, strict=True))
+        self._lock = threading.Lock()
+        self._decoded: dict[int, Any] | None = None
+
+    def take(self, service: Decoding, plan: Any, item_id: int) -> Any:
+        """Return what there is for an item, once; None where it is to be decoded on its own."""
+        with self._lock:
+            if self._decoded is None:
+                wanted = [item for item, cancel in self._items if not cancel.cancelled]
+                self._items = ()
+                try:
+                    self._decoded = dict(service.decode_together(plan, wanted))
+                except Exception:  # It only saves time: each is decoded on its own.
+                    _log.warning("a batch of %d could not be decoded together", len(wanted), exc_info=True)
+                    self._decoded = {}
+            return self._decoded.pop(item_id, None)
