@@ -203,6 +203,14 @@ async def test_a_connection_has_a_bounded_number_of_calls_open():
         assert (await second).results
 
 
+async def test_calls_beyond_those_of_a_connection_wait_and_none_is_refused():
+    """Each of them takes the place of one that has only just ended."""
+    async with serving(server={"calls_per_connection": 2}) as served:
+        for _ in range(5):
+            answers = await asyncio.gather(*(explanations(served).Explain(request()) for _ in range(40)))
+            assert all(answer.results for answer in answers)
+
+
 async def test_no_call_leaves_a_suspended_generator_to_the_garbage_collector():
     """Python hands such a generator to the loop's hook, which would close it in a task of its own."""
     left: list[str] = []

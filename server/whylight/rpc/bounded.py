@@ -48,6 +48,10 @@ BOUND_OPTIONS = (
     # What is not read yet stays at the client: gRPC would otherwise widen the window to megabytes for every call.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", UNREAD_BYTES),
+    # gRPC would count calls that have ended and are not freed yet as open, and refuse the next ones of a connection
+    # that keeps to the limit it was told: with an HTTP/2 code, for which there are no details, and which clients do not
+    # always try again. What a client opens and resets at once is bounded by the calls that may be open and pending.
+    ("grpc.http.overload_protection", 0),
     *(() if COMPRESSION_IS_SAFE else (("grpc.compression_enabled_algorithms_bitset", 1),)),
 )
 """Options of a server, without which the bounds do not hold."""

@@ -31,8 +31,8 @@ class ServerSettings(Section):
     )
     calls_per_connection: Positive = Field(
         1024,
-        description="Calls that one connection may have open at once; more wait at the client, or are refused with "
-        "UNAVAILABLE where its last ones have just ended, which gRPC's clients try again.",
+        description="Calls that one connection may have open at once; more wait at the client, which is told the number "
+        "when it connects (those of a client that does not keep to it are reset with REFUSED_STREAM).",
     )
     connections: Positive = Field(1024, description="Connections that may be open at once; more are closed.")
     calls: Positive = Field(
