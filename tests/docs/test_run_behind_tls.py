@@ -76,7 +76,7 @@ def test_the_page_from_openssl_to_a_working_client(folder, server):
     assert python(example(PAGE, "client").replace(ADDRESS, at), folder).strip() == "grad-cam"
     with library.Client(at, ca=folder / "ca.pem") as stranger, pytest.raises(Unauthenticated):
         stranger.methods()
-    with library.Client(at, deadline=5, options={"grpc.enable_retries": 0}) as plain, pytest.raises(Unavailable):
+    with library.Client(at, deadline=60, options={"grpc.enable_retries": 0}) as plain, pytest.raises(Unavailable):
         plain.methods()
 
 
@@ -85,7 +85,7 @@ def test_client_certificates(folder):
     with serving(folder, tls={**tls, "client_ca": str(folder / "ca.pem")}) as server:
         at = port_of(server.address)
         assert "grad-cam" in whylight(example(PAGE, "mutual commands").strip().replace(ADDRESS, at), folder)
-        without = {"ca": folder / "ca.pem", "token": "x", "deadline": 5, "options": {"grpc.enable_retries": 0}}
+        without = {"ca": folder / "ca.pem", "token": "x", "deadline": 60, "options": {"grpc.enable_retries": 0}}
         with library.Client(at, **without) as stranger, pytest.raises(Unavailable):
             stranger.methods()
 

@@ -59,9 +59,9 @@ def test_kill_9_under_load_costs_two_batches_and_nothing_else():
         expected = [map_of(stub.Explain(request(shade), timeout=60)) for shade in range(8)]
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=120)
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        (worker,) = psutil.Process(server.pid).children()
         calls = [stub.Explain.future(request(number % 8), timeout=120) for number in range(60)]
         calls[3].result()
-        (worker,) = psutil.Process(server.pid).children()
         worker.kill()
         lost = 0
         for number, call in enumerate(calls):

@@ -149,7 +149,7 @@ async def test_bytes_that_are_no_message_end_the_stream_by_name(served: Served):
 
 async def test_a_stream_ends_with_the_deadline(served: Served):
     holds = Holds(served.engine)
-    stream = open_stream(served, timeout=0.3)
+    stream = open_stream(served, timeout=2)  # time enough for the work to begin
     await stream.write(item("a"))
     await holds.begun.get()
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -99,7 +99,7 @@ def test_it_is_served_and_batched_across_clients_bit_for_bit(server: RunningServ
             )
             for _ in range(2)
         ]
-        alone = [stubs[0].Explain(request(seed), timeout=60) for seed in (3, 500)]
+        alone = [stub.Explain(request(seed), timeout=60) for stub, seed in zip(stubs, (3, 500), strict=True)]
         calls = [stub.Explain.future(request(seed), timeout=60) for stub, seed in zip(stubs, (3, 500), strict=True)]
         together = [call.result() for call in calls]
     explained = [[answer.results[0].explained.explanations[0] for answer in answers] for answers in (alone, together)]

@@ -120,7 +120,7 @@ def test_times_and_batches_agree_with_the_inputs(server: RunningServer) -> None:
     assert busy <= grew("whylight_batch_seconds_sum")
     in_engine = grew("whylight_queue_seconds_sum") + grew("whylight_compute_seconds_sum")
     assert 0 < busy <= in_engine
-    assert grew("whylight_request_seconds_sum", **several) <= in_engine  # two inputs wait at a time
+    assert in_engine <= 2 * grew("whylight_request_seconds_sum", **several)  # two inputs wait at a time
 
 
 def test_the_state_of_server_worker_and_model_is_told(server: RunningServer) -> None:
@@ -187,7 +187,7 @@ def test_each_message_of_a_stream_is_a_request(server: RunningServer) -> None:
 def test_a_deadline_that_passes_is_late_and_counted_once(server: RunningServer, gate: Gate) -> None:
     before = scrape(server)
     with stub_of(server) as stub, pytest.raises(grpc.RpcError) as caught:
-        stub.Explain(request("gated", folder=gate.folder), timeout=0.5)
+        stub.Explain(request("gated", folder=gate.folder), timeout=3)  # time enough to arrive
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     gate.open()
     late = {"outcome": "late", "code": "DEADLINE_EXCEEDED"}

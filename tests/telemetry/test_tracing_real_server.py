@@ -42,7 +42,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             serving(
                 tmp_path_factory.mktemp("plugin"),
                 tracing={"enabled": True, "endpoint": collector.address, "ratio": 0.0, "service_name": "mine"},
-                batching={"max_batch": 2, "max_delay_seconds": 2.0},
+                batching={"max_batch": 2, "max_delay_seconds": 60.0},
             ) as server,
             whylight.Client(server.address) as client,
             stub_of(server) as stub,
@@ -53,12 +53,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
                 with trace.use_span(NonRecordingSpan(parent)), contextlib.suppress(WhylightError):
                     client.explain(PIXELS, methods, model=model)
 
+            silent, untraced = (explain, context(14, sampled=False), "plain"), (client.explain, PIXELS, "plain")
             with ThreadPoolExecutor(2) as pool:
-                for done in [pool.submit(explain, mate, "plain") for mate in mates]:
-                    done.result()
+                # Only who shares a batch is answered: it leaves when it is full.
+                for pair in ([(explain, mate, "plain") for mate in mates], [silent, untraced]):
+                    for done in [pool.submit(*call) for call in pair]:
+                        done.result()
             explain(context(13), "plain", model="none")
-            explain(context(14, sampled=False), "plain")
-            client.explain(PIXELS, "plain")
             metadata = [("traceparent", "00-000000000000000000000000000000ff-00000000000000ff-01")]
             messages = [v1.StreamExplainRequest(id=name, request=request("plain", "talking")) for name in "ab"]
             assert len(list(stub.StreamExplain(iter(messages), metadata=metadata, timeout=60))) == 2
@@ -115,7 +116,9 @@ def test_the_phases_of_an_input_are_children_one_after_the_other(seen: Seen) -> 
     call = next(span for span in seen.collector.named(CALL) if trace_of(span) == 11)
     phases = {span.name: span for span in seen.collector.spans if span.parent_span_id == call.span_id}
     assert set(phases) == {"queue", "decode", "compute", "render"}
-    assert phases["queue"].start_time_unix_nano == pytest.approx(call.start_time_unix_nano, abs=50e6)
+    # Clocks are read one after the other: how far apart, the machine decides, but all is within the call.
+    assert call.start_time_unix_nano - 50e6 < phases["queue"].start_time_unix_nano
+    assert phases["render"].end_time_unix_nano < call.end_time_unix_nano + 50e6
     ends = [phases[name].end_time_unix_nano for name in ("queue", "compute", "render")]
     begins = [phases[name].start_time_unix_nano for name in ("compute", "render")]
     assert begins == ends[:2]

@@ -298,7 +298,7 @@ def test_a_worker_that_is_still_loading_ends_when_its_front_end_is_gone(tmp_path
     worker = psutil.Process(int(started.read_text()))
     front_end.kill()
     front_end.wait()
-    worker.wait(timeout=20)
+    worker.wait(timeout=60)
     assert not worker.is_running()
 
 
