@@ -281,6 +281,24 @@ def test_others_count_in_the_wait_with_no_more_than_they_are_served_before() -> 
     scheduler.admit(tickets(10, first=112, caller="you", deadline=9.0), 0.0)
 
 
+def test_only_the_workers_that_have_a_model_count_in_the_wait_for_it() -> None:
+    """A second a piece, three workers: "some" may go to the first alone, and "all" to each."""
+    servers = {"some": {0}, "all": {0, 1, 2}}
+    scheduler = Scheduler(Bounds(), servers.__getitem__)
+    scheduler.throughput.workers = 3
+    measure(scheduler, "some")
+    measure(scheduler, "all")
+    scheduler.admit(tickets(6, "all", first=101, caller="they"), 0.0)
+    with pytest.raises(DeadlineExceeded) as caught:
+        scheduler.admit(tickets(9, "some", first=201, caller="me", deadline=4.0), 0.0)
+    assert caught.value.metadata == {"expected_wait_seconds": "9.000"}, "what others can do does not wait for the first"
+    scheduler.admit(tickets(9, "all", first=301, caller="me", deadline=4.0), 0.0)
+    servers["some"] = {0, 1}
+    scheduler.admit(tickets(9, "some", first=401, caller="you", deadline=4.0), 0.0)
+    servers["some"] = set()  # its worker is being started again: nobody knows how many there will be
+    scheduler.admit(tickets(9, "some", first=501, caller="thou", deadline=6.0), 0.0)
+
+
 def test_a_pace_is_relied_on_after_some_batches_and_an_idle_server_always_tries() -> None:
     """What was measured may be wrong, as that of a first batch is; who refuses everything would never find out."""
     scheduler = Scheduler(Bounds())

@@ -38,9 +38,9 @@ class Dispatcher:
         self._pool = pool
         self._clock = clock
         self._stuck_after = stuck_after
-        self.scheduler = Scheduler(bounds)
-        self.long = Scheduler(bounds.of_long_work())
         self.roster = Roster()
+        self.scheduler = Scheduler(bounds, self._servers)
+        self.long = Scheduler(bounds.of_long_work(), self._servers)
         self.idle = asyncio.Event()
         self.idle.set()
         self.batch_listeners: list[Callable[[BatchReport], None]] = []
@@ -179,6 +179,9 @@ class Dispatcher:
         while (long := self.long.next_batch(now, self._long_room)) is not None:
             self._send(long, now)
         self._set_timer(now, self.scheduler.held_until)
+
+    def _servers(self, queue: Hashable) -> list[int]:
+        return self.roster.holders(_version(queue))
 
     def _room(self, queue: Hashable) -> Slot | None:
         return self.roster.slot(_version(queue))

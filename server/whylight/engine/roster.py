@@ -76,6 +76,10 @@ class Roster:
         """Whether a worker that is up has this version of a model."""
         return any(version in worker.versions for worker in self._up.values())
 
+    def holders(self, version: Version) -> list[int]:
+        """Return the workers that are up and have this version of a model."""
+        return [number for number, worker in self._up.items() if version in worker.versions]
+
     def remove(self, worker: int) -> list[Flight]:
         """Count a worker out and return what it held; nothing for one that was not in."""
         gone = self._up.pop(worker, None)
@@ -83,7 +87,7 @@ class Roster:
 
     def least_loaded(self, version: Version) -> int | None:
         """Return which of the workers that have a version has the fewest batches, and of those the least cost."""
-        return min(self._holders(version), key=self._load, default=None)
+        return min(self.holders(version), key=self._load, default=None)
 
     def slot(self, version: Version) -> Slot | None:
         """Return where the next batch on a version goes, None when all that have it have enough."""
@@ -97,7 +101,7 @@ class Roster:
 
     def long_slot(self, version: Version) -> Slot | None:
         """Return where the next long work on a version goes, None when all that have it have enough."""
-        holders = self._holders(version)
+        holders = self.holders(version)
         worker = min(holders, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)
         if worker is None or len(self._up[worker].long) >= LONG_OUTSTANDING:
             return None
@@ -146,9 +150,6 @@ class Roster:
                 begun = max(flight.sent for flight in worker.long.values())
                 times[number] = max(worker.heard, begun) + patience
         return times
-
-    def _holders(self, version: Version) -> list[int]:
-        return [number for number, worker in self._up.items() if version in worker.versions]
 
     def _load(self, worker: int) -> tuple[int, int, float, int]:
         flights, long = self._up[worker].flights, self._up[worker].long

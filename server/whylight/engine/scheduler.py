@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from whylight.engine.bounds import Bounds
@@ -63,8 +63,15 @@ class Scheduler:
     but what nobody else wants. Within a priority, `Level` says whose turn it is.
     """
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(
+        self, bounds: Bounds, servers: Callable[[Hashable], Collection[int]] = lambda queue: frozenset()
+    ) -> None:
+        """Hold what waits to `bounds`; `servers` says which workers may be given batches of a queue now.
+
+        None at all means that nobody knows yet.
+        """
         self._bounds = bounds
+        self._servers = servers
         self._round_credit = min(float(bounds.max_batch_items), bounds.max_batch_cost)
         self._levels = {priority: Level(self._round_credit) for priority in Priority}
         self._homes: dict[int, tuple[Priority, Hashable]] = {}
@@ -243,26 +250,36 @@ class Scheduler:
         """Return in how many seconds a call is done at the earliest, by the paces that are known, others being 0.
 
         By the rules of fairness, others go before it with as much as it has itself, and the same call's earlier items
-        with all of theirs. What runs already is left out.
+        with all of theirs. Where its model is at some workers only, those alone do it, and what only they can do waits
+        for them too. What runs already is left out.
         """
         workers = max(self.throughput.workers, 1)
+        mine = frozenset(self._servers(tickets[0].queue))  # the items of a call are for one version of a model
+        fewest = min(len(mine) or workers, workers)
         own: dict[Hashable, float] = {}
-        before = 0.0
         for ticket in tickets:
             own[ticket.queue] = own.get(ticket.queue, 0.0) + ticket.cost
         seconds = sum(self._seconds(key, cost) for key, cost in own.items())
-        level = self._levels[tickets[0].priority]
-        if (seconds + sum(self._seconds(key, line.cost) for key, line in level.lines.items())) / workers <= left:
+        lines = self._levels[tickets[0].priority].lines
+        if (seconds + sum(self._seconds(key, line.cost) for key, line in lines.items())) / fewest <= left:
             return 0.0  # Even behind all that waits it would be in time; nothing else has to be known.
+        wait = self._turns_before(tickets[0], seconds, lines) / workers
+        if fewest == workers:
+            return wait
+        theirs = {key: line for key, line in lines.items() if (able := self._servers(key)) and mine.issuperset(able)}
+        return max(wait, self._turns_before(tickets[0], seconds, theirs) / fewest)
+
+    def _turns_before(self, me: Ticket, seconds: float, lines: Mapping[Hashable, Line]) -> float:
+        """Return for how long one worker is busy until a call that takes `seconds` is done, if it has these lines."""
+        before = 0.0
         waits: dict[Hashable, float] = {}
-        for key, line in level.lines.items():
+        for key, line in lines.items():
             for caller, cost in line.costs.items():
                 waits[caller] = waits.get(caller, 0.0) + self._seconds(key, cost)
-        me = tickets[0]
-        if me.queue in level.lines:
-            before = self._seconds(me.queue, level.lines[me.queue].waits_in_front(me))
+        if me.queue in lines:
+            before = self._seconds(me.queue, lines[me.queue].waits_in_front(me))
             waits[me.caller] = waits.get(me.caller, 0.0) - before
-        return (before + seconds + sum(min(wait, seconds) for wait in waits.values())) / workers
+        return before + seconds + sum(min(wait, seconds) for wait in waits.values())
 
     def _seconds(self, key: Hashable, cost: float) -> float:
         return self._paces.seconds(key, cost) or 0.0
