@@ -112,6 +112,7 @@ async def _serve(settings: Settings, reread: Callable[[], Settings]) -> int:
         _report(engine.catalog, engine.devices)
         await stop.wait()
     log.info("stopping")
+    telemetry.drain()
     answered = await server.drain(hurry)
     if admin is not None:
         await admin.stop()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import select
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,13 @@ import grpc
 import numpy as np
 import pytest
 from fault_serving import Gate, bits, reason_of, request, serving, sync
+from infer_requests import Stub, array, infer
 
 from whylight.open_inference import messages as oip
 from whylight.testing.server import RunningServer
 from whylight.v1 import explanation_pb2 as v1
 from whylight.v1 import explanation_pb2_grpc
 from whylight.wire import dict_to_struct
-
-sys.path.insert(
-    0, str(Path(__file__).parents[1] / "open_inference")
-)  # requests of the protocol as its tests write them
-
-from infer_requests import Stub, array, infer
 
 MATES = 4
 

@@ -48,18 +48,28 @@ class Workers:
         self.devices: dict[int, str] = {}
         self.start_times: dict[int, float] = {}
         self.load_times: dict[tuple[int, str], float] = {}
+        self.device_uses: dict[int, worker_pb2.DeviceUse] = {}
 
 
 class StateCollector(Collector):
-    """The gauges of one server. `pids` are those of the workers that are up."""
+    """The gauges of one server. `pids` are those of the workers that are up.
+
+    `draining` says whether the server turns calls away: it does so while its engine still works on what there is.
+    """
 
     def __init__(
-        self, engine: EngineState, bounds: Bounds, workers: Workers, pids: Callable[[], Mapping[int, int]]
+        self,
+        engine: EngineState,
+        bounds: Bounds,
+        workers: Workers,
+        pids: Callable[[], Mapping[int, int]],
+        draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._engine = engine
         self._bounds = bounds
         self._workers = workers
         self._pids = pids
+        self._draining = draining
 
     def describe(self) -> Iterator[Metric]:
         """List the metrics without reading anything, as the registry asks when this is registered."""
@@ -72,6 +82,10 @@ class StateCollector(Collector):
         yield from self._each_worker()
         yield from self._models()
 
+    @property
+    def _serving(self) -> bool:
+        return self._engine.state is State.READY and not self._draining()
+
     def _server(self) -> Iterator[Metric]:
         build = _gauge("whylight_build_info", "1; which program this is.", "version", "python")
         build.add_metric([version("whylight"), platform.python_version()], 1)
@@ -79,7 +93,7 @@ class StateCollector(Collector):
         yield _value(
             "whylight_ready",
             "1 when calls are answered, 0 while loading, without a worker, or draining.",
-            self._engine.state is State.READY,
+            self._serving,
         )
 
     def _queue(self) -> Iterator[Metric]:
@@ -129,11 +143,31 @@ class StateCollector(Collector):
             if resident is not None:
                 memory.add_metric([str(number)], resident)
         yield memory
+        device = _gauge(
+            "whylight_worker_device_memory_bytes",
+            "Memory of its GPU that a worker holds: allocated to tensors, or reserved for them, which is never less; "
+            "none for a worker on a CPU. What CUDA itself and other programs take is not counted.",
+            "worker",
+            "kind",
+        )
+        files = CounterMetricFamily(
+            "whylight_worker_device_jpegs",
+            "JPEG files that were meant for the GPU of a worker (worker.gpu_decode): decoded by it, or refused, and "
+            "decoded on the host.",
+            labels=("worker", "outcome"),
+        )
+        for number, use in sorted(workers.device_uses.items()):
+            device.add_metric([str(number), "allocated"], use.allocated_bytes)
+            device.add_metric([str(number), "reserved"], use.reserved_bytes)
+            files.add_metric([str(number), "decoded"], use.decoded_files)
+            files.add_metric([str(number), "refused"], use.refused_files)
+        yield device
+        yield files
 
     def _models(self) -> Iterator[Metric]:
         ready = _gauge("whylight_model_ready", "1 when the model answers calls.", "model")
         catalog = self._engine.catalog
-        serving = self._engine.state is State.READY
+        serving = self._serving
         for model in catalog.models if catalog else ():
             unloaded = model.state not in (catalog_pb2.MODEL_STATE_READY, catalog_pb2.MODEL_STATE_UNSPECIFIED)
             ready.add_metric([model.name], serving and not unloaded)

@@ -65,6 +65,7 @@ class Telemetry:
         self._engine: WatchedEngine | None = None
         self._metrics: Metrics | None = None
         self._endpoint: MetricsEndpoint | None = None
+        self._draining = False
         self._workers = Workers(len(settings.worker.devices))
         self._registry = CollectorRegistry()
         if settings.metrics.port is not None:
@@ -96,7 +97,7 @@ class Telemetry:
         if self._metrics is not None:
             engine.on_end(self._metrics.item_ended)
             engine.on_batch(self._metrics.batch_done)
-            self._registry.register(StateCollector(engine, bounds, self._workers, pids))
+            self._registry.register(StateCollector(engine, bounds, self._workers, pids, lambda: self._draining))
         if self._tracing is not None:
             engine.on_batch(self._tracing.batch_done)
 
@@ -120,6 +121,10 @@ class Telemetry:
         if not inside and not needs_token and not files.client_ca:
             log.warning("the metrics on %s are OPEN TO THE NETWORK: whoever reaches them may read", settings.host)
 
+    def drain(self) -> None:
+        """Say from now on that the server is not ready."""
+        self._draining = True
+
     async def close(self) -> None:
         """Send the last spans, and stop serving metrics."""
         if self._tracing is not None:
@@ -140,10 +145,15 @@ class Telemetry:
         self._workers.start_times[worker] = start_time
         self._metrics.instruments.worker_starts.labels(str(worker)).inc()
 
+    def device_used(self, worker: int, use: worker_pb2.DeviceUse) -> None:
+        """Keep what a worker last said of its device."""
+        self._workers.device_uses[worker] = use
+
     def worker_down(self, worker: int) -> None:
         """Count a worker that was lost."""
         assert self._metrics is not None
         self._workers.up[worker] = False
+        self._workers.device_uses.pop(worker, None)
         self._metrics.instruments.worker_losses.labels(str(worker)).inc()
 
     def model_loaded(self, worker: int, model: str, load_time: float) -> None:
