@@ -49,6 +49,8 @@ def test_the_files_of_a_batch_are_read_together_and_the_others_as_ever() -> None
     service._jpegs = JpegDecoder(torch.device("cpu"), Limits())
     together = service.decode_together(plan, items)
     assert sorted(together) == [0, 3]
+    assert service.device_use() is None, "that is told of GPUs only"
+    assert not service.ready.HasField("device_use")
     first, third = (service.decode(plan, items[n], together[n]) for n in (0, 3))
     assert np.abs(first.input.values.astype(int) - alone[0].input.values.astype(int)).max() <= 2
     assert first.input.values.tobytes() == third.input.values.tobytes()

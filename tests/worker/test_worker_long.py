@@ -50,6 +50,9 @@ class Service:
     def decode(self, plan: str, item: worker_pb2.Item) -> str:
         return item.input.image.decode()
 
+    def device_use(self) -> None:
+        return None
+
     def gather(self, plan: str, items: Sequence[str]) -> None:
         return None
 

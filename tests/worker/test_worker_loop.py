@@ -35,6 +35,7 @@ class Service:
         self.decoded: list[str] = []
         self.reading = threading.Condition()
         self.healthy = True
+        self.use: worker_pb2.DeviceUse | None = None
         self.gather: Callable[[str, Sequence[str]], Any] = lambda plan, items: None
         self.compute: Callable[[Sequence[str], Sequence[CancelToken]], Sequence[Explained | WhylightError]] = (
             lambda inputs, cancels: [explained(text) for text in inputs]
@@ -75,6 +76,9 @@ class Service:
         self.tell = tell
         self.ahead = ahead
         return self.compute(items, cancels)
+
+    def device_use(self) -> worker_pb2.DeviceUse | None:
+        return self.use
 
     def sound(self) -> bool:
         return self.healthy
@@ -333,6 +337,14 @@ def test_an_item_that_is_cancelled_before_it_is_decoded_is_not_decoded() -> None
     assert front.outcomes(1) == {11: "CANCELLED", 10: "a"}
     assert service.decoded == ["a"]
     front.close()
+
+
+def test_signs_of_life_tell_what_is_held_of_the_device(front: Front) -> None:
+    front.service.use = worker_pb2.DeviceUse(allocated_bytes=5, reserved_bytes=7)
+    front.batch(1, "a")
+    while not (frame := frames.receive(front.connection, worker_pb2.WorkerFrame)).HasField("alive"):
+        pass
+    assert frame.alive.device_use == front.service.use
 
 
 def test_a_reader_that_fails_ends_the_loop(front: Front, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ whether it is depends on nothing but the file, so that its pixels are the same i
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class JpegDecoder:
         self._limits = limits
         self._passage = passage_to(device)
         self.counts = Counts()
+        self._lock = threading.Lock()
 
     @classmethod
     def for_gpu(cls, device: torch.device, limits: Limits) -> JpegDecoder:
@@ -86,9 +88,10 @@ class JpegDecoder:
                 if array is not None and array.shape == (header.height, header.width, 3):
                     made[place] = turned(Image.fromarray(array), header.orientation)
         decoded = sum(one is not None for one in made)
-        self.counts.decoded += decoded
-        if decoded < len(plain):
+        with self._lock:
+            self.counts.decoded += decoded
             self.counts.refused += len(plain) - decoded
+        if decoded < len(plain):
             _log.warning(
                 "%s refused %d of %d JPEG files, which the host decodes (%d of all so far)",
                 self._device,

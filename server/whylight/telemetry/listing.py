@@ -38,6 +38,7 @@ def all_metrics() -> list[ListedMetric]:
     registry = CollectorRegistry()
     instruments = Instruments(registry)
     workers = Workers(1)
+    workers.device_uses[0] = worker_pb2.DeviceUse()
     workers.start_times[0] = workers.load_times[0, ""] = 0.0
     registry.register(StateCollector(_Still(), Bounds(), workers, lambda: {0: os.getpid()}))
     listed = []

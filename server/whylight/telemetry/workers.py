@@ -22,6 +22,9 @@ class WorkerObserver(Protocol):
     def worker_down(self, worker: int) -> None:
         """Hear that a worker was lost, or could not be started again."""
 
+    def device_used(self, worker: int, use: worker_pb2.DeviceUse) -> None:
+        """Hear what a worker holds of its device; nothing is heard where the device is the host."""
+
     def model_loaded(self, worker: int, model: str, load_time: float) -> None:
         """Hear that a worker has loaded a version of a model that it was asked for, after so long."""
 
@@ -84,9 +87,13 @@ class _Relay:
 
     def worker_up(self, worker: int, ready: worker_pb2.Ready) -> None:
         self._observer.worker_up(worker, ready.device, self._clock() - self._since.get(worker, self._began))
+        if ready.HasField("device_use"):
+            self._observer.device_used(worker, ready.device_use)
         self._listener.worker_up(worker, ready)
 
     def worker_said(self, worker: int, frame: worker_pb2.WorkerFrame) -> None:
+        if frame.HasField("alive") and frame.alive.HasField("device_use"):
+            self._observer.device_used(worker, frame.alive.device_use)
         if frame.HasField("loaded"):
             begun = self._loads.pop((worker, frame.loaded.name, frame.loaded.generation), None)
             if begun is not None and frame.loaded.HasField("model"):

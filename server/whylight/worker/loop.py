@@ -74,6 +74,9 @@ class Service(Decoding, Protocol):
     def sound(self) -> bool:
         """Whether the device can go on."""
 
+    def device_use(self) -> worker_pb2.DeviceUse | None:
+        """Return what is held of the device, None where it is the host. Called from a thread of its own."""
+
 
 class DeviceLost(RuntimeError):
     """The device does not work any more; only a new process can use it again."""
@@ -136,10 +139,11 @@ class Loop:
             DeviceLost: the device is of no more use; what was done is written.
         """
         self._outbox.start()
-        self._loader.start(self._outbox.say)
+        self._loader.start(self._say_loaded)
         threading.Thread(target=self._read, name="whylight-read", daemon=True).start()
-        alive = partial(self._outbox.say, worker_pb2.WorkerFrame(alive=worker_pb2.Alive()))
-        threading.Thread(target=self._pulse.tell, args=(_ALIVE, alive), name="whylight-alive", daemon=True).start()
+        threading.Thread(
+            target=self._pulse.tell, args=(_ALIVE, self._say_alive), name="whylight-alive", daemon=True
+        ).start()
         try:
             self._compute()
         finally:
@@ -149,6 +153,13 @@ class Loop:
             self._answers.shutdown(wait=False, cancel_futures=True)
             self._pulse.stop()
             self._outbox.close()
+
+    def _say_alive(self) -> None:
+        self._outbox.say(worker_pb2.WorkerFrame(alive=worker_pb2.Alive(device_use=self._service.device_use())))
+
+    def _say_loaded(self, frame: worker_pb2.WorkerFrame) -> None:
+        self._outbox.say(frame)
+        self._pulse.beat()  # so that it is told what the device holds now
 
     # The thread that reads.
 

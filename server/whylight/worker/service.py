@@ -19,7 +19,7 @@ from whylight.data_set import DataSets
 from whylight.errors import WhylightError
 from whylight.explainer import DecodedInput, Explainer, ExplanationPlan, Progress, Watcher
 from whylight.explainer.gathering import Ahead, Sender
-from whylight.explainer.jpegs import JpegDecoder
+from whylight.explainer.jpegs import Counts, JpegDecoder
 from whylight.explainer.long_plan import LongPlan
 from whylight.explainer.slices import Slices
 from whylight.explanation import Explained
@@ -101,6 +101,9 @@ class ExplainerService:
         self._plans: OrderedDict[bytes, ExplanationPlan | LongPlan] = OrderedDict()
         self._shelf_changes = 0
         self._lock = threading.Lock()
+        used = self.device_use()
+        if used is not None:
+            ready.device_use.CopyFrom(used)
 
     @classmethod
     def open(cls, config: WorkerConfig) -> ExplainerService:
@@ -315,6 +318,18 @@ class ExplainerService:
             tell(message)
 
         return Watcher(pass_on, min_interval=min_interval_from_proto(spec), running_maps=spec.running_maps)
+
+    def device_use(self) -> worker_pb2.DeviceUse | None:
+        """Return what is held of a GPU and what it decoded; None where the device is the host. Waits for nothing."""
+        if self._device.type != "cuda":
+            return None
+        counts = Counts() if self._jpegs is None else self._jpegs.counts
+        return worker_pb2.DeviceUse(
+            allocated_bytes=torch.cuda.memory_allocated(self._device),
+            reserved_bytes=torch.cuda.memory_reserved(self._device),
+            decoded_files=counts.decoded,
+            refused_files=counts.refused,
+        )
 
     def sound(self) -> bool:
         """Whether the device still works: after some faults of a kernel, CUDA serves nobody but a new process."""
