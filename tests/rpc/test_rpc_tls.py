@@ -147,6 +147,34 @@ def test_files_that_do_not_fit_are_refused_with_a_reason(ours, theirs, tmp_path)
             Certificates(*paths)
 
 
+def test_what_failed_is_told_until_the_files_are_whole_again_be_they_new_or_the_former_ones(ours, theirs, tmp_path):
+    """As in Kubernetes, the names are links to a folder of one rotation, which are moved to that of the next."""
+    good, bad, better = (tmp_path / name for name in ("good", "bad", "better"))
+    for folder, source in ((good, ours), (bad, ours), (better, theirs)):
+        folder.mkdir()
+        for path, name in zip(source.issue("server"), ("tls.crt", "tls.key"), strict=True):
+            shutil.copy(path, folder / name)
+    (bad / "tls.key").write_text("half a k")
+    data = tmp_path / "data"
+    data.symlink_to(good)
+    certificates = Certificates(data / "tls.crt", data / "tls.key")
+
+    def rotate(folder: Path) -> str:
+        beside = tmp_path / "beside"
+        beside.symlink_to(folder)
+        beside.replace(data)
+        certificates.refresh()
+        return certificates.failed
+
+    first = certificates.identity
+    assert "all are PEM" in rotate(bad)
+    assert rotate(good) == ""
+    assert certificates.identity is first
+    assert "all are PEM" in rotate(bad), "the same failure is a new one"
+    assert rotate(better) == ""
+    assert certificates.identity.chain == (better / "tls.crt").read_bytes()
+
+
 def test_an_encrypted_key_is_refused_and_asks_nobody(ours, tmp_path):
     from rpc_certificates import openssl
 

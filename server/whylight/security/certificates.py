@@ -56,6 +56,7 @@ class Certificates:
             try:
                 state = self._stamp()
                 if state == self._state:
+                    self._failed = ""  # perhaps the former files were put back
                     return None
                 identity = self._read()
             except CertificateError as error:
