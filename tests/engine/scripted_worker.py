@@ -19,7 +19,8 @@ from whylight.worker.v1 import worker_pb2
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[sys.argv.index("--socket") + 1]))
-    script = WorkerConfig.from_json(sys.stdin.read()).models[0]
+    config = WorkerConfig.from_json(sys.stdin.read())
+    script = config.models[0]
     match script["behaviour"]:
         case "refuse":
             failure = worker_pb2.StartFailure(message="there is no such model")
@@ -46,8 +47,9 @@ def main() -> None:
         case "parent":
             subprocess.Popen(["sleep", "1000"], start_new_session=True)
     facts = {"session": str(os.getsid(0)), "files": ",".join(sorted(os.listdir("/proc/self/fd"), key=int))}
+    facts["told"] = ",".join(f"{name}={text}" for name, text in config.measured.items())
     models = [catalog_pb2.Model(name="m")]
-    ready = worker_pb2.Ready(device="cpu", library_versions=facts, models=models)
+    ready = worker_pb2.Ready(device="cpu", library_versions=facts, models=models, measured={"at-start": "a"})
     frames.send(connection, worker_pb2.WorkerFrame(ready=ready))
     while (frame := frames.receive(connection, worker_pb2.FrontEndFrame)) is not None:
         match frame.WhichOneof("body"):
@@ -56,6 +58,11 @@ def main() -> None:
                 frames.send(connection, worker_pb2.WorkerFrame(plan=reply))
             case "batch":
                 work(connection, frame.batch)
+            case "load":
+                loaded = worker_pb2.ModelLoaded(name=frame.load.name, generation=frame.load.generation)
+                loaded.model.name = frame.load.name
+                loaded.measured["at-load"] = "b"
+                frames.send(connection, worker_pb2.WorkerFrame(loaded=loaded))
             case "drain":
                 return
 

@@ -17,7 +17,7 @@ import uvloop
 from engine_fakes import labels, spec_of
 
 from whylight.engine import Bounds, Engine, LocalPool, State, Work
-from whylight.engine.local_pool import Backoff
+from whylight.engine.local_pool import MEASURED, Backoff
 from whylight.engine.local_worker import LocalWorker
 from whylight.engine.pool import WorkerStartError
 from whylight.errors import Unavailable
@@ -187,6 +187,50 @@ async def test_one_of_two_workers_lost_leaves_the_server_ready() -> None:
         assert states == []
 
 
+class Restarts:
+    """Has a worker load a model, kills it when it has, and keeps what workers say they were told at their start."""
+
+    def __init__(self, pool: LocalPool) -> None:
+        self.pool = pool
+        self.told: list[str] = []
+        self.enough = asyncio.Event()
+
+    def worker_up(self, worker: int, ready: worker_pb2.Ready) -> None:
+        self.told.append(ready.library_versions["told"])
+        if len(self.told) == 3:
+            self.enough.set()
+        elif len(self.told) == 2:
+            self.pool.send(worker, worker_pb2.FrontEndFrame(load=worker_pb2.LoadModel(name="m", generation=2)))
+        else:
+            self.pool.kill(worker)
+
+    def worker_said(self, worker: int, frame: worker_pb2.WorkerFrame) -> None:
+        assert frame.loaded.generation == 2
+        self.pool.kill(worker)
+
+    def worker_down(self, worker: int, retry_after: float) -> None:
+        pass
+
+
+async def test_a_worker_that_is_started_again_is_told_what_was_measured_before() -> None:
+    pool = pool_of("work")
+    listener = Restarts(pool)
+    await pool.start(listener)
+    await asyncio.wait_for(listener.enough.wait(), 120)
+    await pool.stop(0.0)
+    assert listener.told == ["", "at-start=a", "at-start=a,at-load=b"]
+
+
+def test_what_was_measured_is_kept_for_the_last_models_only() -> None:
+    pool = pool_of("work")
+    for number in range(MEASURED + 5):
+        pool._remember({"used": "again", str(number): "m"})
+    assert len(pool._measured) == MEASURED
+    assert pool._measured["used"] == "again"
+    assert "5" not in pool._measured
+    assert str(MEASURED + 4) in pool._measured
+
+
 class Listener:
     """Counts what the pool tells, and ends the wait of a test at the third loss."""
 
@@ -232,6 +276,12 @@ def test_the_pause_before_a_start_doubles_up_to_its_bound() -> None:
         30.0,
         30.0,
     ]
+
+
+def test_the_time_that_a_worker_was_up_counts_as_pause() -> None:
+    backoff = Backoff(first=0.5, most=30.0)
+    assert [backoff.delay(failures, up=3.0) for failures in (1, 3, 4, 5, 10)] == [0.0, 0.0, 1.0, 5.0, 27.0]
+    assert backoff.delay(10, up=31.0) == 0.0
 
 
 async def test_a_worker_that_does_not_finish_in_the_grace_is_killed() -> None:

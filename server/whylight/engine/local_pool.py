@@ -17,28 +17,33 @@ from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
 
+MEASURED = 256
+"""How many measurements of models are kept for workers that are started again, the last ones."""
+
 
 @dataclass(frozen=True)
 class Backoff:
-    """How long to wait before a worker is started again, in seconds: twice as long each time, up to `most`.
+    """How long is between two starts of a worker at least, in seconds: twice as long each time, up to `most`.
 
-    A worker that was up for `stable` seconds counts as sound: the next wait is the first again.
+    The time that a worker was up counts: one that was lost after longer than that is started again at once. One that
+    was up for `stable` seconds counts as sound: the next pause is the first again.
     """
 
     first: float = 0.5
     most: float = 30.0
     stable: float = 60.0
 
-    def delay(self, failures: int) -> float:
-        """Return the wait after so many failures in a row, at least one."""
-        return min(self.first * 2.0 ** min(failures - 1, 32), self.most)
+    def delay(self, failures: int, up: float = 0.0) -> float:
+        """Return the wait after so many failures in a row, at least one, the last of a worker that was `up`."""
+        return max(0.0, min(self.first * 2.0 ** min(failures - 1, 32), self.most) - up)
 
 
 class LocalPool:
     """One process for each config.
 
     The first start of every worker has to succeed, for what keeps it from starting is a mistake in the configuration.
-    From then on a worker that ends is started again, for ever, with growing pauses.
+    From then on a worker that ends is started again, for ever, with growing pauses, and is told what was measured
+    before.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class LocalPool:
         self._backoff = backoff or Backoff()
         self._up: dict[int, LocalWorker] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._measured: dict[str, str] = {}
         self._stopping = False
 
     @property
@@ -128,8 +134,10 @@ class LocalPool:
         load_time = 0.0
         while True:
             begin = now()
+            up = 0.0
+            config = self._configs[number].model_copy(update={"measured": dict(self._measured)})
             try:
-                async with LocalWorker.running(name, self._command, self._configs[number]) as worker:
+                async with LocalWorker.running(name, self._command, config) as worker:
                     ready = await worker.ready(self._start_timeout)
                     up_since = now()
                     load_time = up_since - begin
@@ -137,8 +145,9 @@ class LocalPool:
                     if self._stopping:
                         await worker.wait()
                         return
-                    failures = 1 if now() - up_since >= self._backoff.stable else failures + 1
-                    listener.worker_down(number, self._backoff.delay(failures) + load_time)
+                    up = now() - up_since
+                    failures = 1 if up >= self._backoff.stable else failures + 1
+                    listener.worker_down(number, self._backoff.delay(failures, up) + load_time)
                     _log.error(await worker.end())
             except Exception as error:  # Whatever it is: a worker that nobody starts again is the end of the server.
                 if not first_start.done():
@@ -148,7 +157,7 @@ class LocalPool:
                 _log.error("%s could not be started again: %s", name, error, exc_info=not expected)
                 failures += 1
                 listener.worker_down(number, self._backoff.delay(failures) + load_time)
-            await asyncio.sleep(self._backoff.delay(failures))
+            await asyncio.sleep(self._backoff.delay(failures, up))
 
     async def _attend(
         self,
@@ -160,10 +169,24 @@ class LocalPool:
     ) -> None:
         """Count a worker as up until it closes its end."""
         self._up[number] = worker
+        self._remember(ready.measured)
         try:
             listener.worker_up(number, ready)
             if not first_start.done():
                 first_start.set_result(None)
-            await worker.listen(partial(listener.worker_said, number))
+            await worker.listen(partial(self._hear, number, listener))
         finally:
             del self._up[number]
+
+    def _hear(self, number: int, listener: PoolListener, frame: worker_pb2.WorkerFrame) -> None:
+        if frame.HasField("loaded"):
+            self._remember(frame.loaded.measured)
+        listener.worker_said(number, frame)
+
+    def _remember(self, measured: Mapping[str, str]) -> None:
+        """Keep what a worker measured for those that are started after it."""
+        for fingerprint, measurement in measured.items():
+            self._measured.pop(fingerprint, None)
+            self._measured[fingerprint] = measurement
+        while len(self._measured) > MEASURED:
+            del self._measured[next(iter(self._measured))]

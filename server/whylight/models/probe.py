@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,15 @@ def is_batch_invariant(model: Model) -> bool:
             if not all(torch.equal(a[0], b[row]) for a, b in zip(alone[row], together, strict=True)):
                 return False
     return True
+
+
+def digest_of_answers(model: Model) -> str:
+    """Return the SHA-256 of what is compared, the bits of outputs, activations and gradients, for one input."""
+    inputs = example_inputs(1, model.input_channels, model.input_size, model.dtype).to(model.device)
+    digest = hashlib.sha256()
+    for answer in _answers(model, inputs, 0):
+        digest.update(answer.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _answers(model: Model, inputs: Tensor, first: int) -> list[Tensor]:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -56,6 +56,39 @@ def make_batch_invariant(module: nn.Module) -> None:
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             plain = functools.partial(cast(Any, type(layer)).forward, layer)
             layer.__dict__["forward"] = functools.partial(_normalised, plain)
+
+
+def found_sizes(module: nn.Module) -> dict[str, list[list[Any]]]:
+    """Return what the convolutions of `module` have found out, by layer, as data that travels as JSON."""
+    found: dict[str, list[list[Any]]] = {}
+    for name, computed in _convolutions(module):
+        for (shape, stride, dtype, narrow, *others), size in list(computed.known.items()):
+            types = [_type_name(dtype), narrow and _type_name(narrow)]
+            found.setdefault(name, []).append([list(shape), list(stride), *types, *others, size])
+    return found
+
+
+def put_sizes(module: nn.Module, found: Mapping[str, Sequence[Sequence[Any]]]) -> None:
+    """Have the convolutions of `module` know what `found_sizes` gave of the same one, and nothing else.
+
+    It holds for the same weights, libraries and processor.
+    """
+    for name, computed in _convolutions(module):
+        computed.known = {
+            (torch.Size(shape), tuple(stride), getattr(torch, dtype), narrow and getattr(torch, narrow), *others): size
+            for shape, stride, dtype, narrow, *others, size in found.get(name, ())
+        }
+
+
+def _convolutions(module: nn.Module) -> Iterator[tuple[str, _Convolution]]:
+    for name, layer in module.named_modules():
+        computed = layer.__dict__.get("forward")
+        if isinstance(computed, _Convolution):
+            yield name, computed
+
+
+def _type_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class batch_invariant(TorchFunctionMode):

@@ -50,6 +50,7 @@ def ready_to_proto(
     default_model: str,
     device: torch.device,
     generations: Mapping[str, int] | None = None,
+    measured: Mapping[str, str] | None = None,
 ) -> worker_pb2.Ready:
     """Return everything that a worker offers, each list in the order of its names."""
     return worker_pb2.Ready(
@@ -63,6 +64,7 @@ def ready_to_proto(
         native_operators=native_status().description,
         device=str(device),
         metrics=[metric_to_proto(metric) for _, metric in sorted((metrics or {}).items())],
+        measured=measured,
     )
 
 

@@ -39,6 +39,11 @@ class WorkerConfig(BaseModel):
     generations: dict[str, int] = Field(
         {}, description="Which version of a model this is, by name; the first where nothing is said."
     )
+    measured: dict[str, str] = Field(
+        {},
+        description="What workers of this server have measured of models, as Ready.measured has it. It is used for a "
+        "model with the same fingerprint and the same answers; all others are measured anew.",
+    )
     warm_up_batches: tuple[int, ...] = Field((), description="Sizes of the batches that each model is warmed up with.")
     gpu_warm_up_batches: tuple[int, ...] = Field((), description="More of them, where the device is a GPU.")
     data_sets: dict[str, str] = Field({}, description="Folders and zip archives of pictures, by name.")

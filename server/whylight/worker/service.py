@@ -49,6 +49,7 @@ from whylight.worker.long_work import (
     decode_long,
     long_plan,
 )
+from whylight.worker.measured import Measured
 from whylight.worker.result import typed_error
 from whylight.worker.shelf import ModelShelf, load_error
 from whylight.worker.v1 import worker_pb2
@@ -90,9 +91,11 @@ class ExplainerService:
         shelf: ModelShelf,
         ready: worker_pb2.Ready,
         device: torch.device,
+        measured: Measured,
         jpegs: JpegDecoder | None = None,
     ) -> None:
         self.ready = ready
+        self._measured = measured
         self._explainer = explainer
         self._shelf = shelf
         self._device = device
@@ -124,7 +127,8 @@ class ExplainerService:
         data_sets = DataSets(config.data_sets, cache, config.limits)
         explainer = Explainer({}, plugins.methods, plugins.metrics, limits=config.limits, data_sets=data_sets)
         batches = config.warm_up_batches + (config.gpu_warm_up_batches if device.type == "cuda" else ())
-        shelf = ModelShelf(plugins.sources, device, lambda model: warm_up(explainer, model, batches))
+        measured = Measured(config.measured)
+        shelf = ModelShelf(plugins.sources, device, lambda model: warm_up(explainer, model, batches), measured)
         for fields in config.models:
             shelf.load(fields, config.generations.get(str(fields.get("name")), 1))
         ready = ready_to_proto(
@@ -135,8 +139,9 @@ class ExplainerService:
             default_model=next(iter(shelf.models()), ""),
             device=device,
             generations=shelf.generations(),
+            measured=measured.known,
         )
-        return cls(explainer, shelf, ready, device, jpegs)
+        return cls(explainer, shelf, ready, device, measured, jpegs)
 
     def load(self, request: worker_pb2.LoadModel) -> worker_pb2.ModelLoaded:
         """Load a version of a model beside those that there are, while other threads go on with those."""
@@ -148,6 +153,7 @@ class ExplainerService:
             return reply
         self._forget_plans()
         reply.model.CopyFrom(model_to_proto(model, generation=request.generation))
+        reply.measured.update(self._measured.known)
         return reply
 
     def unload(self, request: worker_pb2.UnloadModel) -> worker_pb2.ModelUnloaded:

@@ -13,6 +13,7 @@ import torch
 from whylight.errors import NotFound, Overloaded, Unavailable, Unsupported, WhylightError
 from whylight.explainer.lacking import free_memory, is_out_of_memory
 from whylight.models import ModelConfig, open_model
+from whylight.worker.measured import Measured
 
 if TYPE_CHECKING:
     from whylight.models import Model, ModelSource
@@ -28,11 +29,16 @@ class ModelShelf:
         sources: Mapping[str, type[ModelSource]],
         device: torch.device,
         warm_up: Callable[[Model], None] = lambda model: None,
+        measured: Measured | None = None,
     ) -> None:
-        """Open models from `sources` on `device`; each is given to `warm_up` before anybody else has it."""
+        """Open models from `sources` on `device`; each is given to `warm_up` before anybody else has it.
+
+        What is in `measured` already is not measured again, and what is measured is put there.
+        """
         self._sources = sources
         self._device = device
         self._warm_up = warm_up
+        self._measured = measured or Measured()
         self._versions: dict[str, dict[int, Model]] = {}
         self._lock = threading.Lock()
 
@@ -69,8 +75,8 @@ class ModelShelf:
         if others and config.memory_budget_bytes is None:
             # What is free now is what is left beside the version that is to go: no measure for this one's life.
             model.budget = max(other.budget for other in others)
+        self._measured.measure(model)  # here rather than in the first call that asks
         self._warm_up(model)
-        _ = model.batch_invariant  # measured once, and here rather than in the first call that asks
         return model
 
     def forget(self, name: str, generation: int) -> None:
