@@ -35,7 +35,6 @@ class DemoSource(whylight.ModelSource):
                 field="source",
             )
         import torch
-        import torchvision
 
         from whylight_demo.efficientnet_lite import EfficientNetLite0
 
@@ -47,12 +46,16 @@ class DemoSource(whylight.ModelSource):
         transform = whylight.Transform(
             resize=256, crop=(224, 224), interpolation="bicubic", mean=(127.0,) * 3, std=(128.0,) * 3, scale=1.0
         )
-        labels = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
-        return whylight.OpenedModel(module, transform, tuple(labels))
+        return whylight.OpenedModel(module, transform, labels())
 
     def names(self) -> Iterable[str]:
         """Return the one name that there is."""
         return ["efficientnet-lite0"]
+
+
+def labels() -> tuple[str, ...]:
+    """Return the names that torchvision gives the classes of ImageNet-1k, without the second that its import takes."""
+    return tuple(Path(__file__).with_name("categories.txt").read_text(encoding="utf-8").splitlines())
 
 
 def weights_path() -> Path:

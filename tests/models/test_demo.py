@@ -44,6 +44,12 @@ def test_it_offers_everything(demo):
     assert demo.batch_invariant
 
 
+def test_its_labels_are_those_of_torchvisions_networks(demo):
+    from torchvision.models import MobileNet_V2_Weights
+
+    assert list(demo.labels) == MobileNet_V2_Weights.IMAGENET1K_V1.meta["categories"]
+
+
 @pytest.mark.parametrize("size", [(224, 224), (200, 171), (65, 64)])
 def test_it_is_timms_network(size):
     timm = pytest.importorskip("timm")
