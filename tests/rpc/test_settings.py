@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from whylight.engine.roster import OUTSTANDING
 from whylight.limits import Limits
 from whylight.settings import ConfigurationError, Settings, load_settings
 
@@ -175,3 +176,8 @@ def test_decoding_on_a_gpu_without_one_is_refused_with_the_reason(tmp_path: Path
     with pytest.raises(ConfigurationError, match="gpu_decode needs a GPU for each worker"):
         load_settings(toml(tmp_path, "[worker]\ngpu_decode = true\ndevices = ['cuda:0', 'cpu']\n"))
     assert load_settings(toml(tmp_path, "[worker]\ngpu_decode = true\ndevices = ['cuda:0']\n")).worker.gpu_decode
+
+
+def test_one_stream_of_single_pictures_may_feed_both_batches_of_a_worker() -> None:
+    settings = Settings()
+    assert settings.server.stream_window >= OUTSTANDING * settings.batching.max_batch

@@ -31,8 +31,8 @@ class ServerSettings(Section):
     )
     calls_per_connection: Positive = Field(
         1024,
-        description="Calls that one connection may have open at once; more wait at the client, which is told the number "
-        "when it connects (those of a client that does not keep to it are reset with REFUSED_STREAM).",
+        description="Calls that one connection may have open at once; more wait at the client, which is told the "
+        "number when it connects (those of a client that does not keep to it are reset with REFUSED_STREAM).",
     )
     connections: Positive = Field(1024, description="Connections that may be open at once; more are closed.")
     calls: Positive = Field(
@@ -60,7 +60,9 @@ class ServerSettings(Section):
         "answer that finds no room is dropped, and its call refused with ANSWERS_WAITING.",
     )
     stream_window: Positive = Field(
-        32, description="Requests of one StreamExplain call that are worked on at once; the client's next ones wait."
+        64,
+        description="Requests of one StreamExplain call that are worked on at once; the client's next ones wait. Twice "
+        "batching.max_batch lets one stream of single pictures feed both batches that a worker holds.",
     )
     response_bytes: Positive = Field(
         256 * 2**20,
