@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from contextlib import aclosing, closing
 
 import numpy as np
 import pytest
 
-from whylight.client import Input, Request
+from whylight.client import AsyncClient, Client, Input, Request
 from whylight.errors import Cancelled, InternalError, InvalidInput, NotFound, Unavailable
+from whylight.settings import Settings
 from whylight.target import ClassIndex
 
 PIXELS = np.zeros((4, 4, 3), np.uint8)
@@ -296,3 +298,8 @@ async def test_an_interval_that_is_none_is_refused_here(any_client, server, inte
     assert isinstance(answer, InvalidInput)
     assert answer.violations[0].field == "progress.min_interval"
     assert server.requests == []
+
+
+@pytest.mark.parametrize("call", [Client.stream, Client.explain_many, AsyncClient.stream, AsyncClient.explain_many])
+def test_as_much_is_open_as_a_server_works_on_unless_it_is_said(call):
+    assert inspect.signature(call).parameters["max_in_flight"].default == Settings().server.stream_window

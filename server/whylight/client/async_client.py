@@ -18,7 +18,7 @@ from whylight.client.async_stream import Requests, stream_answers
 from whylight.client.base import BaseClient
 from whylight.client.catalog import MethodInfo, MetricInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import Connection
-from whylight.client.conversation import Conversation
+from whylight.client.conversation import MAX_IN_FLIGHT, Conversation
 from whylight.client.evaluations import build_evaluation, read_evaluation
 from whylight.client.failures import error_from_call
 from whylight.client.long_requests import LongRequest, build_inspection, build_synthesis
@@ -133,7 +133,7 @@ class AsyncClient(BaseClient):
         top_predictions: int = 5,
         priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
-        max_in_flight: int = 32,
+        max_in_flight: int = MAX_IN_FLIGHT,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> AsyncGenerator[tuple[int, Result], None]:
         """Explain any number of images over one open call: as `whylight.Client.explain_many`."""
@@ -156,7 +156,7 @@ class AsyncClient(BaseClient):
                 yield int(name), answer
 
     def stream(
-        self, requests: Requests, *, deadline: float | None = None, max_in_flight: int = 32
+        self, requests: Requests, *, deadline: float | None = None, max_in_flight: int = MAX_IN_FLIGHT
     ) -> AsyncGenerator[tuple[str, Answer], None]:
         """Send requests over one open call and yield ids and answers as they are ready: as `whylight.Client.stream`.
 

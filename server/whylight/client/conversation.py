@@ -14,6 +14,9 @@ from whylight.latest import Latest
 from whylight.progress import Progress
 from whylight.v1 import explanation_pb2 as pb
 
+MAX_IN_FLIGHT = 64
+"""How many requests of a stream are open at once, unless the caller says otherwise: as many as a server works on."""
+
 _WRAPPING = 16
 """Bytes that the tags and lengths around an id and a request take at most."""
 

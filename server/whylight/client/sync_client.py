@@ -15,7 +15,7 @@ from whylight.client import queries
 from whylight.client.base import BaseClient
 from whylight.client.catalog import MethodInfo, MetricInfo, ModelInfo, PluginInfo, ServerInfo
 from whylight.client.connection import Connection
-from whylight.client.conversation import Conversation
+from whylight.client.conversation import MAX_IN_FLIGHT, Conversation
 from whylight.client.evaluations import build_evaluation, read_evaluation
 from whylight.client.failures import error_from_call
 from whylight.client.long_requests import LongRequest, build_inspection, build_synthesis
@@ -151,7 +151,7 @@ class Client(BaseClient):
         top_predictions: int = 5,
         priority: Priority | str = Priority.INTERACTIVE,
         deadline: float | None = None,
-        max_in_flight: int = 32,
+        max_in_flight: int = MAX_IN_FLIGHT,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Generator[tuple[int, Result], None, None]:
         """Explain any number of images over one open call, as `explain` does, and yield results as they are ready.
@@ -179,7 +179,7 @@ class Client(BaseClient):
             yield int(name), answer
 
     def stream(
-        self, requests: Iterable[Request], *, deadline: float | None = None, max_in_flight: int = 32
+        self, requests: Iterable[Request], *, deadline: float | None = None, max_in_flight: int = MAX_IN_FLIGHT
     ) -> Generator[tuple[str, Answer], None, None]:
         """Send requests over one open call and yield their answers as they are ready, which need not be in order.
 
