@@ -17,6 +17,7 @@ from whylight.explainer.jpegs import JpegDecoder
 from whylight.limits import Limits
 
 pytest.importorskip("torchvision")
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 LEVELS = {"cpu": 2, "cuda": 24}

@@ -19,6 +19,7 @@ from whylight.worker.service import ExplainerService
 from whylight.worker.v1 import worker_pb2
 
 pytest.importorskip("torchvision")
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
 
 def encoded(format: str) -> bytes:

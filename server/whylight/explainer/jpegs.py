@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +36,8 @@ class Counts:
 
 class JpegDecoder:
     """Decodes by torchvision on `device`: nvJPEG on a GPU, libjpeg-turbo on the host. For several threads.
+
+    torchvision 0.29 has what it takes and calls it deprecated; a release that has it no more is named at the start.
 
     Raises:
         ValueError: torchvision is not there, or cannot decode pictures; it says so.
@@ -105,8 +106,7 @@ class JpegDecoder:
         """Return uint8 `[height, width, 3]` of each file, None where it was refused; one by one if all at once were."""
         sent = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
         try:
-            with self._passage.sending(), warnings.catch_warnings():  # or it waited for what computes on the device
-                warnings.simplefilter("ignore", DeprecationWarning)  # torchvision's, for each call
+            with self._passage.sending():  # or it waited for what computes on the device
                 made = self._decode_jpeg(sent, mode=self._mode, device=self._device)
                 return [one.permute(1, 2, 0).contiguous().cpu().numpy() for one in made]
         except (RuntimeError, ValueError) as error:
