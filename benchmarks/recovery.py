@@ -1,9 +1,12 @@
 """Kills a worker under load, again and again: how long until calls are answered again, and what came of those it held.
 
 Clients call in closed loops, each with no retry, and note when each call began, ended and how. A worker is ended by
-SIGKILL in the middle of it. ``told`` is the time from the kill to the last call that was told WORKER_LOST,
-``recovered`` to the first answer afterwards: the goal of issue 6 is below 10 s. The exit code is 1 when that is missed,
-a call had another end than an answer or UNAVAILABLE with a time to come again, or a call had none.
+SIGKILL in the middle of it, once it was up for ``--up`` seconds: one that is lost sooner, again and again, is started
+after a pause that grows (``worker.restart_backoff_seconds``), which is not what is measured here. ``told`` is the time
+from the kill to the last call that was told WORKER_LOST, ``recovered`` to the first answer afterwards: the goal of
+issue 6 is below 10 s. ``processor`` is the processor time of the worker that gave it, from its start to then, which
+says more on a machine that others use too. The exit code is 1 when the goal is missed, a call had another end than an
+answer or UNAVAILABLE with a time to come again, or a call had none.
 """
 
 from __future__ import annotations
@@ -86,21 +89,31 @@ class Clients:
                 self._stop.wait(wait)
 
 
-def kill_once(server: RunningServer, clients: Clients, answers: int) -> dict[str, Any]:
-    """Kill the worker once `answers` calls were answered since now, and wait until as many are answered again."""
-    _wait_for(clients, time.monotonic(), answers)
+def kill_once(server: RunningServer, clients: Clients, answers: int, up: float) -> dict[str, Any]:
+    """Kill the worker once it was `up` and `answers` calls were answered, and wait until as many are answered again."""
+    begin = time.monotonic()
+    _wait_for(clients, begin, answers)
+    time.sleep(max(0.0, begin + up - time.monotonic()))
     front_end = psutil.Process(server.pid)
     (worker,) = front_end.children()
     killed = time.monotonic()
     os.kill(worker.pid, signal.SIGKILL)
     while worker in front_end.children() or not front_end.children():
         time.sleep(0.01)
-    again = _wait_for(
-        clients, time.monotonic(), answers
-    )  # no answer on its way can be taken for one of the next worker
+    # From now on, no answer on its way can be taken for one of the next worker.
+    begin = time.monotonic()
+    again = _wait_for(clients, begin, 1)
+    (successor,) = front_end.children()
+    times = successor.cpu_times()
+    _wait_for(clients, begin, answers)
     since = [call for call in list(clients.ended) if killed <= call.at <= again]
     lost = [call.at - killed for call in since if call.reason == "WORKER_LOST"]
-    return {"recovered": round(again - killed, 2), "told": round(max(lost), 2) if lost else None, "lost": len(lost)}
+    return {
+        "recovered": round(again - killed, 2),
+        "processor": round(times.user + times.system, 2),
+        "told": round(max(lost), 2) if lost else None,
+        "lost": len(lost),
+    }
 
 
 def _wait_for(clients: Clients, moment: float, answers: int) -> float:
@@ -118,6 +131,7 @@ def main() -> int:
     """Measure, print, and say whether all held."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--up", type=float, default=10.0, help="seconds for which a worker is up before it is killed")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--model", default="demo:efficientnet-lite0", help="source of the model")
     parser.add_argument("--json", type=Path)
@@ -129,7 +143,7 @@ def main() -> int:
     ):
         kills = []
         for number in range(arguments.kills):
-            kills.append(kill_once(server, clients, answers=5 * arguments.clients))
+            kills.append(kill_once(server, clients, 5 * arguments.clients, arguments.up))
             rich.print(f"kill {number + 1}: {kills[-1]}")
     recovered = [one["recovered"] for one in kills]
     facts = {

@@ -60,7 +60,10 @@ class WorkerSettings(Section):
         "longer than one pass of the slowest model takes.",
     )
     restart_backoff_seconds: float = Field(
-        0.5, gt=0, le=3600, description="How long to wait before a lost worker is started again."
+        0.5,
+        gt=0,
+        le=3600,
+        description="How long to wait before a lost worker is started again, less the time that it was up.",
     )
     restart_backoff_max_seconds: float = Field(
         30.0, gt=0, le=3600, description="How long to wait at most; the wait doubles with every failure in a row."
