@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 class LatentTraversalOptions(whylight.PlainOptions):
     """Which latents move, how far, and who decodes."""
 
-    decoder: str = Field(
-        min_length=1,
-        max_length=128,
+    decoder: whylight.ServedModel = Field(
         description="Name of a served model that takes codes [L, 1, 1] and gives pictures.",
     )
     latents: tuple[int, ...] = Field(

@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 class CodeOptions(RobustOptions):
     """Which generator, and how far from its usual codes."""
 
-    generator: str = Field(
-        min_length=1,
-        max_length=128,
+    generator: whylight.ServedModel = Field(
         description="Name of a served model that takes codes [D, 1, 1] and gives pictures [1 or 3, H, W].",
     )
     pixels: Scale = Field("0..1", description="From where to where the generator's pixels go.")

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class ExpertOptions(ActivationMaximizationOptions):
     """Who says what an image is, and how much that counts."""
 
-    expert: str = Field(
-        min_length=1,
-        max_length=128,
+    expert: whylight.ServedModel = Field(
         description="Name of a served model that gives the log of a density of pictures, one number.",
     )
     weight: float = Field(0.1, ge=0, description="Weight λ of the log-density.")

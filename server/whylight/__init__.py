@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     )
     from whylight.metric import Curve, Explain, Measured, Metric
     from whylight.models import Companion, Model, ModelSource, OpenedModel, Transform
-    from whylight.options import LAST_SPATIAL, Layer, Options, PlainOptions
+    from whylight.options import LAST_SPATIAL, Layer, Options, PlainOptions, ServedModel
     from whylight.outputs import BoxesOutput, Canvas, MapOutput, MaskOutput, PictureFormat, PictureOutput, PictureStyle
     from whylight.priority import Priority
     from whylight.profile import PROFILES, Profile
@@ -113,7 +113,7 @@ _HOMES = {
     ),
     "metric": ("Curve", "Explain", "Measured", "Metric"),
     "models": ("Companion", "Model", "ModelSource", "OpenedModel", "Transform"),
-    "options": ("LAST_SPATIAL", "Layer", "Options", "PlainOptions"),
+    "options": ("LAST_SPATIAL", "Layer", "Options", "PlainOptions", "ServedModel"),
     "outputs": ("BoxesOutput", "Canvas", "MapOutput", "MaskOutput", "PictureFormat", "PictureOutput", "PictureStyle"),
     "priority": ("Priority",),
     "profile": ("PROFILES", "Profile"),
@@ -212,6 +212,7 @@ __all__ = [
     "RankedMethod",
     "Ranking",
     "Region",
+    "ServedModel",
     "Similarity",
     "Subject",
     "Synthesis",

@@ -20,6 +20,20 @@ Layer: TypeAlias = Annotated[
     ),
 ]
 
+SERVED_MODEL_FORMAT = "served-model"
+"""What the JSON schema of an option calls its format whose value is the name of a served model."""
+
+ServedModel: TypeAlias = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=128,
+        description="Name of another model that is served.",
+        json_schema_extra={"format": SERVED_MODEL_FORMAT},
+    ),
+]
+"""Such an option, for `Subject.other`: by it the server finds a worker that has both models."""
+
 ProfileName: TypeAlias = Literal["paper", "pytorch-grad-cam", "captum", "torchcam"]
 
 

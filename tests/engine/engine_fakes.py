@@ -68,6 +68,7 @@ class FakePool:
     stochastic: Sequence[bool] = ()
     models: dict[int, Sequence[str]] = field(default_factory=dict)
     """Names of the models of workers that have others than "m"."""
+    methods: Sequence[catalog_pb2.Method] = ()
     listener: PoolListener | None = None
     batches: list[tuple[int, worker_pb2.Batch]] = field(default_factory=list)
     cancelled: list[tuple[int, int]] = field(default_factory=list)
@@ -103,7 +104,7 @@ class FakePool:
 
     def up(self, worker: int = 0) -> None:
         models = [catalog_pb2.Model(name=name) for name in self.models.get(worker, ("m",))]
-        self.listener.worker_up(worker, worker_pb2.Ready(device=f"cpu:{worker}", models=models))
+        self.listener.worker_up(worker, worker_pb2.Ready(device=f"cpu:{worker}", models=models, methods=self.methods))
 
     def down(self, worker: int = 0, retry_after: float = 2.0) -> None:
         self.batches = [(holder, batch) for holder, batch in self.batches if holder != worker]

@@ -14,6 +14,7 @@ from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, Timer
 from whylight.engine.deadlines import Deadlines
 from whylight.engine.item import Item
+from whylight.engine.plan import Plan
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, batch_report, item_report, tell
 from whylight.engine.roster import Flight, Roster
@@ -98,10 +99,10 @@ class Dispatcher:
         error: Callable[[], WhylightError],
         *,
         waiting_only: bool = False,
-        of: Callable[[Version], bool] = lambda version: True,
+        of: Callable[[Plan], bool] = lambda plan: True,
     ) -> None:
-        """End every item, or every item that waits and is for a version `of` is true of, with an error."""
-        everything = [id for id, item in self._live.items() if of(item.plan.version)]
+        """End every item, or every item that waits and has a plan `of` is true of, with an error."""
+        everything = [id for id, item in self._live.items() if of(item.plan)]
         waiting = [one.id for scheduler in (self.scheduler, self.long) for one in scheduler.cancel(everything)]
         self._end(waiting, error)
         if not waiting_only:
@@ -181,13 +182,13 @@ class Dispatcher:
         self._set_timer(now, self.scheduler.held_until)
 
     def _servers(self, queue: Hashable) -> list[int]:
-        return self.roster.holders(_version(queue))
+        return self.roster.holders(*_models(queue))
 
     def _room(self, queue: Hashable) -> Slot | None:
-        return self.roster.slot(_version(queue))
+        return self.roster.slot(*_models(queue))
 
     def _long_room(self, queue: Hashable) -> Slot | None:
-        return self.roster.long_slot(_version(queue))
+        return self.roster.long_slot(*_models(queue))
 
     def _send(self, formed: FormedBatch, now: float) -> None:
         items = [self._live[ticket.id] for ticket in formed.tickets]
@@ -286,8 +287,8 @@ def _of_long_work(error: WhylightError) -> WhylightError:
     return error.locate({"methods": "method.options", "inputs": "targets"})
 
 
-def _version(queue: Hashable) -> Version:
-    """Return which version the items of a queue are for: the engine puts it first into the queue's key."""
+def _models(queue: Hashable) -> tuple[Version, tuple[str, ...]]:
+    """Return for which version the items of a queue are and which other models they ask: its key begins with them."""
     assert isinstance(queue, tuple)
-    version: Version = queue[0]
-    return version
+    version, others, *_ = queue
+    return version, others

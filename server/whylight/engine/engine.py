@@ -23,6 +23,7 @@ from whylight.engine.plan import Plan, Planner
 from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, Load, tell
 from whylight.engine.response_cache import Edition, ResponseCache
+from whylight.engine.second_models import SecondModels
 from whylight.engine.ticket import Ticket
 from whylight.engine.version import Version
 from whylight.engine.work import Work, evaluations, references, signature
@@ -93,7 +94,9 @@ class Engine:
             holds=dispatcher.roster.hold,
             let_go=dispatcher.roster.let_go,
             switched=lambda: self._planner.forget(),
-            outdated=lambda version: dispatcher.abandon(self._lost, waiting_only=True, of=version.__eq__),
+            outdated=lambda version: dispatcher.abandon(
+                self._lost, waiting_only=True, of=lambda plan: plan.version == version
+            ),
             load_timeout=load_timeout,
         )
         self._planner = Planner(self._send_question)
@@ -101,6 +104,7 @@ class Engine:
         self._call_ids = itertools.count(1)
         self._state = State.STARTING
         self._retry_after = 1.0
+        self._second_models = SecondModels()
         self._ready: dict[int, worker_pb2.Ready] = {}
         self._state_listeners: list[Callable[[State], None]] = []
         self._catalog: worker_pb2.Ready | None = None
@@ -212,7 +216,9 @@ class Engine:
         if work.deadline is not None and work.deadline <= arrived:
             raise DeadlineExceeded("the deadline passed before the work began")
         with self._table.pinned(work.spec.model, work.spec.generation) as model:
-            plan = await self._before(work.deadline, self._planner.plan(work.spec, model.generation))
+            others = self._others(work.spec)
+            self._table.check_together(Version(work.spec.model, model.generation), others)
+            plan = await self._before(work.deadline, self._planner.plan(work.spec, model.generation, others))
             self._check_ready()
             outcomes = await self._outcomes(work, plan, model, arrived)
         failures = [outcome for outcome in outcomes if isinstance(outcome, WhylightError)]
@@ -286,6 +292,7 @@ class Engine:
     def worker_up(self, worker: int, ready: worker_pb2.Ready) -> None:
         """Take a worker in; the pool calls it."""
         self._ready[worker] = ready
+        self._second_models = SecondModels(ready.methods)
         self._planner.forget()
         models = {Version(model.name, max(model.generation, 1)): model for model in ready.models}
         versions = self.models.worker_up(worker, ready.device, models)
@@ -329,13 +336,19 @@ class Engine:
             self._set_state(State.UNAVAILABLE)
         self.models.worker_down(worker, self._lost)
         if not was_up:
-            roster = self._dispatcher.roster
-            self._dispatcher.abandon(self._lost, waiting_only=True, of=lambda version: not roster.has(version))
+            holders = self._dispatcher.roster.holders
+            self._dispatcher.abandon(
+                self._lost, waiting_only=True, of=lambda plan: not holders(plan.version, plan.others)
+            )
 
     def _models_changed(self, table: ModelTable) -> None:
-        """Let nobody wait for a version that no worker will have."""
+        """Let nobody wait for a version that no worker will have, or not together with the other models it needs."""
         self._catalog = None
-        self._dispatcher.abandon(self._lost, waiting_only=True, of=table.is_lost)
+        self._dispatcher.abandon(
+            self._lost,
+            waiting_only=True,
+            of=lambda plan: table.is_lost(plan.version) or bool(table.apart(plan.version, plan.others)),
+        )
 
     def _close(self) -> None:
         self._set_state(State.STOPPED)
@@ -356,7 +369,7 @@ class Engine:
             )
         ticket = Ticket(
             id=next(self._item_ids),
-            queue=(plan.version, plan.key, signature(input)),
+            queue=(plan.version, plan.others, plan.key, signature(input)),
             cost=plan.item_cost(len(input.targets)) * evaluations(input, model) + references(input),
             size=input.ByteSize() + sum(picture.ByteSize() for picture in work.pictures),
             deadline=min(deadline, allowed),
@@ -389,11 +402,15 @@ class Engine:
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:
         version = Version(question.spec.model, question.spec.generation)
-        worker = self._dispatcher.roster.least_loaded(version)
+        worker = self._dispatcher.roster.least_loaded(version, self._others(question.spec))
         if worker is None:
             raise self._closed()
         self._pool.send(worker, worker_pb2.FrontEndFrame(plan=question))
         return worker
+
+    def _others(self, spec: worker_pb2.PlanSpec) -> tuple[str, ...]:
+        """Return which further models are asked, but those that there are not: the worker says at which field."""
+        return tuple(name for name in self._second_models.of(spec) if name in self._table.served)
 
     async def _before(self, deadline: float | None, work: Coroutine[Any, Any, AnyResult]) -> AnyResult:
         """Await something, but not beyond `deadline`."""

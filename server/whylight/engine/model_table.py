@@ -113,6 +113,35 @@ class ModelTable:
         served = self.served[version.model]
         return not self.holders(version) and (version != served.version or not self._awaited(served))
 
+    def apart(self, version: Version, others: Iterable[str]) -> list[str]:
+        """Return those of the other models that no worker has, or will have, beside a version."""
+        served = self.served[version.model]
+        current = served.wanted and version == served.version
+        here = {*self.holders(version), *(served.choice.workers if current else ())}
+        found = []
+        for name in others:
+            other = self.served[name]
+            held = {worker for worker, versions in self.held.items() if any(one.model == name for one in versions)}
+            here &= held | {*(other.choice.workers if other.wanted else ())}
+            if not here:
+                found.append(name)
+        return found
+
+    def check_together(self, version: Version, others: Iterable[str]) -> None:
+        """Check that some worker has a version, or will, and with it the other models that a method asks.
+
+        Raises:
+            Unsupported: none has all of them (MODELS_APART), or one is not loaded (MODEL_NOT_LOADED).
+            Unavailable: one is being loaded (MODEL_LOADING).
+        """
+        if apart := self.apart(version, others):
+            self._check_serves(self.served[apart[0]])
+            raise Unsupported(
+                f"no worker has both the model {version.model!r} and {apart[0]!r}, which the method asks too",
+                reason="MODELS_APART",
+                metadata={"model": version.model, "other": apart[0]},
+            )
+
     @contextlib.contextmanager
     def pinned(self, name: str, generation: int = 0) -> Iterator[catalog_pb2.Model]:
         """Keep a version of a model while something is done with it, the current one when none is named.

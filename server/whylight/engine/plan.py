@@ -22,13 +22,17 @@ PlanKey = NewType("PlanKey", bytes)
 
 @dataclass(frozen=True)
 class Plan:
-    """Valid work, and what an input of it costs, in model evaluations; `stochastic` has an entry for each method."""
+    """Valid work, and what an input of it costs, in model evaluations; `stochastic` has an entry for each method.
+
+    `others` are the names of further models that its methods ask.
+    """
 
     key: PlanKey
     spec: worker_pb2.PlanSpec
     cost: float
     cost_per_target: float
     stochastic: tuple[bool, ...]
+    others: tuple[str, ...] = ()
 
     @property
     def version(self) -> Version:
@@ -87,8 +91,8 @@ class Planner:
     def __len__(self) -> int:
         return len(self._plans)
 
-    async def plan(self, spec: worker_pb2.PlanSpec, generation: int = 0) -> Plan:
-        """Return the plan of `spec`, on a version of its model.
+    async def plan(self, spec: worker_pb2.PlanSpec, generation: int = 0, others: tuple[str, ...] = ()) -> Plan:
+        """Return the plan of `spec`, on a version of its model, with the names of others that its methods ask.
 
         Raises:
             WhylightError: the worker's reason why the work is not valid, or that there is no worker to ask.
@@ -107,7 +111,7 @@ class Planner:
             raise answer()
         if answer.HasField("error"):
             raise error_from_proto(answer.error)
-        return self._remember(Plan(key, spec, answer.cost, answer.cost_per_target, tuple(answer.stochastic)))
+        return self._remember(Plan(key, spec, answer.cost, answer.cost_per_target, tuple(answer.stochastic), others))
 
     def answered(self, reply: worker_pb2.PlanReply) -> None:
         """Take in what a worker says to a question."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass, field
 
 from whylight.engine.scheduler import FormedBatch, Slot
@@ -72,26 +72,26 @@ class Roster:
         if worker in self._up:
             self._up[worker].versions.discard(version)
 
-    def has(self, version: Version) -> bool:
-        """Whether a worker that is up has this version of a model."""
-        return any(version in worker.versions for worker in self._up.values())
-
-    def holders(self, version: Version) -> list[int]:
-        """Return the workers that are up and have this version of a model."""
-        return [number for number, worker in self._up.items() if version in worker.versions]
+    def holders(self, version: Version, others: Collection[str] = ()) -> list[int]:
+        """Return the workers that are up and have this version of a model, and some version of each of the others."""
+        return [
+            number
+            for number, worker in self._up.items()
+            if version in worker.versions and (not others or {one.model for one in worker.versions}.issuperset(others))
+        ]
 
     def remove(self, worker: int) -> list[Flight]:
         """Count a worker out and return what it held; nothing for one that was not in."""
         gone = self._up.pop(worker, None)
         return [*gone.flights.values(), *gone.long.values()] if gone else []
 
-    def least_loaded(self, version: Version) -> int | None:
-        """Return which of the workers that have a version has the fewest batches, and of those the least cost."""
-        return min(self.holders(version), key=self._load, default=None)
+    def least_loaded(self, version: Version, others: Collection[str] = ()) -> int | None:
+        """Return which of the holders of these models has the fewest batches, and of those the least cost."""
+        return min(self.holders(version, others), key=self._load, default=None)
 
-    def slot(self, version: Version) -> Slot | None:
-        """Return where the next batch on a version goes, None when all that have it have enough."""
-        worker = self.least_loaded(version)
+    def slot(self, version: Version, others: Collection[str] = ()) -> Slot | None:
+        """Return where the next batch on these models goes, None when all that hold them have enough."""
+        worker = self.least_loaded(version, others)
         if worker is None or len(self._up[worker].flights) >= OUTSTANDING:
             return None
         running = next(iter(self._up[worker].flights.values()), None)
@@ -99,9 +99,9 @@ class Roster:
             return Slot(worker, due=float("-inf"))
         return Slot(worker, due=running.started + _LEAD * running.formed.expected)
 
-    def long_slot(self, version: Version) -> Slot | None:
-        """Return where the next long work on a version goes, None when all that have it have enough."""
-        holders = self.holders(version)
+    def long_slot(self, version: Version, others: Collection[str] = ()) -> Slot | None:
+        """Return where the next long work on these models goes, None when all that hold them have enough."""
+        holders = self.holders(version, others)
         worker = min(holders, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)
         if worker is None or len(self._up[worker].long) >= LONG_OUTSTANDING:
             return None
