@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,10 @@ import pytest
 from telemetry_serving import Gate, gate_in, serving
 
 from whylight.testing.server import RunningServer
+
+sys.path.insert(
+    0, str(Path(__file__).parents[1] / "open_inference")
+)  # requests of the protocol, as its tests make them
 
 
 @pytest.fixture(scope="module")

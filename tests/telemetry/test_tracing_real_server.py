@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+import numpy as np
 import pytest
 from collector import Collector, collecting, values
+from infer_requests import Stub, infer
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
@@ -63,6 +66,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             metadata = [("traceparent", "00-000000000000000000000000000000ff-00000000000000ff-01")]
             messages = [v1.StreamExplainRequest(id=name, request=request("plain", "talking")) for name in "ab"]
             assert len(list(stub.StreamExplain(iter(messages), metadata=metadata, timeout=60))) == 2
+            inferred = infer("tiny.plain", IMAGE=np.stack([PIXELS, PIXELS]))
+            metadata = [("traceparent", "00-00000000000000000000000000000100-0000000000000100-01")]
+            with grpc.insecure_channel(server.address) as channel:
+                Stub(channel).ModelInfer(inferred, metadata=metadata, timeout=60)
         yield Seen(collector, mates)
 
 
@@ -112,6 +119,17 @@ def test_a_batch_has_a_link_to_every_call_in_it(seen: Seen) -> None:
     assert batch.end_time_unix_nano > batch.start_time_unix_nano
 
 
+def test_a_call_of_the_open_inference_protocol_is_traced_as_any_other(seen: Seen) -> None:
+    (call,) = seen.collector.named("inference.GRPCInferenceService/ModelInfer")
+    assert (trace_of(call), parent_of(call)) == (256, 256)
+    (batch,) = (
+        span for span in seen.collector.named("batch") if [link.span_id for link in span.links] == [call.span_id]
+    )
+    assert values(batch.attributes)["whylight.inputs"] == 2
+    phases = {span.name for span in seen.collector.spans if span.parent_span_id == call.span_id}
+    assert phases == {"queue", "decode", "compute", "render"}
+
+
 def test_the_phases_of_an_input_are_children_one_after_the_other(seen: Seen) -> None:
     call = next(span for span in seen.collector.named(CALL) if trace_of(span) == 11)
     phases = {span.name: span for span in seen.collector.spans if span.parent_span_id == call.span_id}
@@ -138,7 +156,7 @@ def test_each_request_of_a_stream_is_a_span_within_the_streams(seen: Seen) -> No
 
 def test_what_is_not_to_be_traced_leaves_nothing(seen: Seen) -> None:
     # The client said no (14), or said nothing where the server traces no share of such calls.
-    assert {trace_of(span) for span in seen.collector.spans if span.name != "batch"} == {11, 12, 13, 255}
+    assert {trace_of(span) for span in seen.collector.spans if span.name != "batch"} == {11, 12, 13, 255, 256}
 
 
 def test_without_the_package_the_server_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
