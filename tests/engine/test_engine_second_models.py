@@ -14,6 +14,7 @@ from whylight.options import SERVED_MODEL_FORMAT, PlainOptions, ServedModel
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.options import dict_to_struct
+from whylight.worker.v1 import worker_pb2
 
 
 class WithExpert(PlainOptions):
@@ -54,6 +55,30 @@ def test_the_options_that_name_a_model_are_known_by_their_schema() -> None:
     defaults.methods[0].options.update({"expert": "b"})
     assert second.of(defaults) == ("b", "c")
     assert second.of(spec_of("grad-cam", model="a")) == ()
+
+
+async def test_the_second_model_is_asked_in_the_version_that_new_calls_get_and_not_in_one_that_is_there_already() -> (
+    None
+):
+    choices = [ModelChoice(name, "demo:x", {"name": name}, (0,)) for name in "ab"]
+    pool = FakePool(models={0: ["a", "b"]}, methods=[WITH_EXPERT])
+    engine = Engine(pool, models=choices)
+    await engine.start()
+    reloading = engine.models.reload(choices[1])
+    for now in (1, 2):
+        asked = asyncio.ensure_future(engine.explain(work("1", "a", expert="b")))
+        await settle()
+        assert dict(pool.batches[0][1].spec.other_generations) == {"b": now}
+        if now == 1:  # this call holds on to what it asks
+            reply = worker_pb2.ModelLoaded(name="b", generation=2, model=catalog_pb2.Model(name="b"))
+            engine.worker_said(0, worker_pb2.WorkerFrame(loaded=reply))
+            await settle()
+            assert engine.models.table.served["b"].generation == 2
+            assert not reloading.done(), "the former one is kept for the call that asks it"
+        pool.finish()
+        await asked
+    engine.worker_said(0, worker_pb2.WorkerFrame(unloaded=worker_pb2.ModelUnloaded(name="b", generation=1)))
+    await reloading
 
 
 @pytest.mark.parametrize("long", [False, True])

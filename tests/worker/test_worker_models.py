@@ -51,13 +51,14 @@ def shelf_of(*seeds: int) -> ModelShelf:
 
 def test_versions_stand_side_by_side_and_each_is_its_own() -> None:
     shelf = shelf_of(0, 1)
-    first, second = (shelf.models_beside("net", generation)["net"] for generation in (1, 2))
+    first, second = (shelf.models_beside({"net": generation})["net"] for generation in (1, 2))
     assert first.digest != second.digest
-    assert shelf.models() == {"net": second} == shelf.models_beside("net", 0)
+    assert shelf.models() == {"net": second} == shelf.models_beside({"net": 0})
+    assert shelf.models_beside({"another": 1, "net": 1}) == {"net": first}, "as work on another model is to see it"
     shelf.forget("net", 2)
     assert shelf.models() == {"net": first}
     with pytest.raises(Unavailable):
-        shelf.models_beside("net", 2)
+        shelf.models_beside({"net": 2})
 
 
 def test_a_version_gets_the_memory_of_the_one_that_it_is_to_replace_not_what_is_free_beside_it(
@@ -65,7 +66,7 @@ def test_a_version_gets_the_memory_of_the_one_that_it_is_to_replace_not_what_is_
 ) -> None:
     shelf = shelf_of(0)
     monkeypatch.setattr("whylight.models.load.CPU_BUDGET", 1)
-    assert shelf.load(fields(1), 2).budget == shelf.models_beside("net", 1)["net"].budget > 1
+    assert shelf.load(fields(1), 2).budget == shelf.models_beside({"net": 1})["net"].budget > 1
     assert shelf.load(fields(2, memory_budget_bytes=77), 3).budget == 77
 
 
@@ -218,7 +219,7 @@ def test_each_batch_is_worked_off_by_the_version_that_it_names_and_what_is_forgo
     after = front.explain(2)
     assert after != before
     assert front.explain(1) == before
-    freed = weakref.ref(opened._shelf.models_beside("net", 2)["net"])
+    freed = weakref.ref(opened._shelf.models_beside({"net": 2})["net"])
     assert front.explain(2) == after
     front.say(unload=worker_pb2.UnloadModel(name="net", generation=2))
     assert front.hear("unloaded").unloaded.generation == 2

@@ -287,7 +287,7 @@ def _of_long_work(error: WhylightError) -> WhylightError:
     return error.locate({"methods": "method.options", "inputs": "targets"})
 
 
-def _models(queue: Hashable) -> tuple[Version, tuple[str, ...]]:
+def _models(queue: Hashable) -> tuple[Version, tuple[Version, ...]]:
     """Return for which version the items of a queue are and which other models they ask: its key begins with them."""
     assert isinstance(queue, tuple)
     version, others, *_ = queue

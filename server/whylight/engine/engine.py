@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import itertools
 import logging
@@ -215,8 +216,11 @@ class Engine:
         self._check_ready()
         if work.deadline is not None and work.deadline <= arrived:
             raise DeadlineExceeded("the deadline passed before the work began")
-        with self._table.pinned(work.spec.model, work.spec.generation) as model:
-            others = self._others(work.spec)
+        with contextlib.ExitStack() as pins:
+            model = pins.enter_context(self._table.pinned(work.spec.model, work.spec.generation))
+            # A name that there is not is left to the worker, which says at which field it is.
+            names = [name for name in self._second_models.of(work.spec) if name in self._table.served]
+            others = tuple(Version(one, pins.enter_context(self._table.pinned(one)).generation) for one in names)
             self._table.check_together(Version(work.spec.model, model.generation), others)
             plan = await self._before(work.deadline, self._planner.plan(work.spec, model.generation, others))
             self._check_ready()
@@ -347,7 +351,9 @@ class Engine:
         self._dispatcher.abandon(
             self._lost,
             waiting_only=True,
-            of=lambda plan: table.is_lost(plan.version) or bool(table.apart(plan.version, plan.others)),
+            of=lambda plan: (
+                table.is_lost(plan.version) or (bool(plan.others) and table.apart(plan.version, *plan.others))
+            ),
         )
 
     def _close(self) -> None:
@@ -402,15 +408,12 @@ class Engine:
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:
         version = Version(question.spec.model, question.spec.generation)
-        worker = self._dispatcher.roster.least_loaded(version, self._others(question.spec))
+        others = [Version(name, generation) for name, generation in question.spec.other_generations.items()]
+        worker = self._dispatcher.roster.least_loaded(version, others)
         if worker is None:
             raise self._closed()
         self._pool.send(worker, worker_pb2.FrontEndFrame(plan=question))
         return worker
-
-    def _others(self, spec: worker_pb2.PlanSpec) -> tuple[str, ...]:
-        """Return which further models are asked, but those that there are not: the worker says at which field."""
-        return tuple(name for name in self._second_models.of(spec) if name in self._table.served)
 
     async def _before(self, deadline: float | None, work: Coroutine[Any, Any, AnyResult]) -> AnyResult:
         """Await something, but not beyond `deadline`."""

@@ -113,34 +113,25 @@ class ModelTable:
         served = self.served[version.model]
         return not self.holders(version) and (version != served.version or not self._awaited(served))
 
-    def apart(self, version: Version, others: Iterable[str]) -> list[str]:
-        """Return those of the other models that no worker has, or will have, beside a version."""
-        served = self.served[version.model]
-        current = served.wanted and version == served.version
-        here = {*self.holders(version), *(served.choice.workers if current else ())}
-        found = []
-        for name in others:
-            other = self.served[name]
-            held = {worker for worker, versions in self.held.items() if any(one.model == name for one in versions)}
-            here &= held | {*(other.choice.workers if other.wanted else ())}
-            if not here:
-                found.append(name)
-        return found
+    def apart(self, *versions: Version) -> bool:
+        """Whether no worker has all of these versions, and none will by itself."""
+        return not set[int].intersection(*map(self._places, versions))
 
-    def check_together(self, version: Version, others: Iterable[str]) -> None:
-        """Check that some worker has a version, or will, and with it the other models that a method asks.
+    def check_together(self, version: Version, others: Iterable[Version]) -> None:
+        """Check that some worker has a version, or will, and with it each of the others, which its method asks.
 
         Raises:
-            Unsupported: none has all of them (MODELS_APART), or one is not loaded (MODEL_NOT_LOADED).
-            Unavailable: one is being loaded (MODEL_LOADING).
+            Unsupported: none has (MODELS_APART).
         """
-        if apart := self.apart(version, others):
-            self._check_serves(self.served[apart[0]])
-            raise Unsupported(
-                f"no worker has both the model {version.model!r} and {apart[0]!r}, which the method asks too",
-                reason="MODELS_APART",
-                metadata={"model": version.model, "other": apart[0]},
-            )
+        asked: list[Version] = []
+        for other in others:
+            asked.append(other)
+            if self.apart(version, *asked):
+                raise Unsupported(
+                    f"no worker has both the model {version.model!r} and {other.model!r}, which the method asks too",
+                    reason="MODELS_APART",
+                    metadata={"model": version.model, "other": other.model},
+                )
 
     @contextlib.contextmanager
     def pinned(self, name: str, generation: int = 0) -> Iterator[catalog_pb2.Model]:
@@ -230,6 +221,12 @@ class ModelTable:
                 generations=sorted(version.generation for version in held if version.model == name),
             )
         return status
+
+    def _places(self, version: Version) -> set[int]:
+        """Return the workers that have a version, or are to have it."""
+        served = self.served[version.model]
+        to_have = served.choice.workers if served.wanted and version == served.version else ()
+        return {*self.holders(version), *to_have}
 
     def _awaited(self, served: Served) -> bool:
         """Whether a worker is still to have the current version: it is being started, or loads it."""

@@ -24,7 +24,7 @@ PlanKey = NewType("PlanKey", bytes)
 class Plan:
     """Valid work, and what an input of it costs, in model evaluations; `stochastic` has an entry for each method.
 
-    `others` are the names of further models that its methods ask.
+    `others` are the versions of further models that its methods ask.
     """
 
     key: PlanKey
@@ -32,7 +32,7 @@ class Plan:
     cost: float
     cost_per_target: float
     stochastic: tuple[bool, ...]
-    others: tuple[str, ...] = ()
+    others: tuple[Version, ...] = ()
 
     @property
     def version(self) -> Version:
@@ -91,14 +91,15 @@ class Planner:
     def __len__(self) -> int:
         return len(self._plans)
 
-    async def plan(self, spec: worker_pb2.PlanSpec, generation: int = 0, others: tuple[str, ...] = ()) -> Plan:
-        """Return the plan of `spec`, on a version of its model, with the names of others that its methods ask.
+    async def plan(self, spec: worker_pb2.PlanSpec, generation: int = 0, others: tuple[Version, ...] = ()) -> Plan:
+        """Return the plan of `spec`, on a version of its model and on those of others that its methods ask.
 
         Raises:
             WhylightError: the worker's reason why the work is not valid, or that there is no worker to ask.
         """
         spec = canonical(spec)
         spec.generation = generation
+        spec.other_generations.update({other.model: other.generation for other in others})
         key = plan_key(spec)
         if key in self._plans:
             self._plans.move_to_end(key)

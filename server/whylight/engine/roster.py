@@ -72,12 +72,12 @@ class Roster:
         if worker in self._up:
             self._up[worker].versions.discard(version)
 
-    def holders(self, version: Version, others: Collection[str] = ()) -> list[int]:
-        """Return the workers that are up and have this version of a model, and some version of each of the others."""
+    def holders(self, version: Version, others: Collection[Version] = ()) -> list[int]:
+        """Return the workers that are up and have this version of a model, and each of the other ones."""
         return [
             number
             for number, worker in self._up.items()
-            if version in worker.versions and (not others or {one.model for one in worker.versions}.issuperset(others))
+            if version in worker.versions and (not others or worker.versions.issuperset(others))
         ]
 
     def remove(self, worker: int) -> list[Flight]:
@@ -85,11 +85,11 @@ class Roster:
         gone = self._up.pop(worker, None)
         return [*gone.flights.values(), *gone.long.values()] if gone else []
 
-    def least_loaded(self, version: Version, others: Collection[str] = ()) -> int | None:
+    def least_loaded(self, version: Version, others: Collection[Version] = ()) -> int | None:
         """Return which of the holders of these models has the fewest batches, and of those the least cost."""
         return min(self.holders(version, others), key=self._load, default=None)
 
-    def slot(self, version: Version, others: Collection[str] = ()) -> Slot | None:
+    def slot(self, version: Version, others: Collection[Version] = ()) -> Slot | None:
         """Return where the next batch on these models goes, None when all that hold them have enough."""
         worker = self.least_loaded(version, others)
         if worker is None or len(self._up[worker].flights) >= OUTSTANDING:
@@ -99,7 +99,7 @@ class Roster:
             return Slot(worker, due=float("-inf"))
         return Slot(worker, due=running.started + _LEAD * running.formed.expected)
 
-    def long_slot(self, version: Version, others: Collection[str] = ()) -> Slot | None:
+    def long_slot(self, version: Version, others: Collection[Version] = ()) -> Slot | None:
         """Return where the next long work on these models goes, None when all that hold them have enough."""
         holders = self.holders(version, others)
         worker = min(holders, key=lambda number: (len(self._up[number].long), self._load(number)), default=None)

@@ -189,7 +189,7 @@ class ExplainerService:
             if key in self._plans:
                 self._plans.move_to_end(key)
                 return self._plans[key]
-        models = self._shelf.models_beside(spec.model, spec.generation)
+        models = self._shelf.models_beside({**spec.other_generations, spec.model: spec.generation})
         plan = long_plan(self._explainer, spec, models) if is_long(spec.kind) else self._plan_methods(spec, models)
         with self._lock:
             if changes == self._shelf_changes:  # a plan holds its models: one of before must not be kept

@@ -99,16 +99,18 @@ class ModelShelf:
         with self._lock:
             return {name: max(versions) for name, versions in self._versions.items()}
 
-    def models_beside(self, name: str, generation: int) -> dict[str, Model]:
-        """Return the models as work on one version of one of them sees them; the others are the newest.
+    def models_beside(self, generations: Mapping[str, int]) -> dict[str, Model]:
+        """Return the models as work on these versions of some of them sees them; the others are the newest.
 
         0 means the newest version. A name that there is not is for the caller to refuse.
 
         Raises:
-            Unavailable: the version is not here, or not any more.
+            Unavailable: a version is not here, or not any more.
         """
         models = self.models()
-        if name in models and generation:
+        for name, generation in generations.items():
+            if name not in models or not generation:
+                continue
             with self._lock:
                 version = self._versions.get(name, {}).get(generation)
             if version is None:
