@@ -15,9 +15,13 @@ from typing import Any, Protocol
 from whylight.subject.cancel import CancelToken
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire import is_long
+from whylight.worker.niceness import give_way
 from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
+
+DECODE_NICENESS = 5
+"""By how much those who decode give way to those who compute: of a core that both want, they get a quarter."""
 
 
 class Decoding(Protocol):
@@ -76,13 +80,16 @@ class Intake:
 
     The thread that decodes the last item of a batch sends all of them to the device. It is one batch that is there
     before its turn, since the front end gives a worker no more than one beside that which it computes.
+
+    Those who decode give way to those who compute: a pass waits for the slowest of its threads, and what is decoded
+    is wanted no sooner than when the pass has ended.
     """
 
     def __init__(self, service: Decoding, decode_threads: int) -> None:
         self._service = service
         self._pools = {
-            False: ThreadPoolExecutor(decode_threads, thread_name_prefix="whylight-decode"),
-            True: ThreadPoolExecutor(1, thread_name_prefix="whylight-decode-long"),
+            long: ThreadPoolExecutor(threads, f"whylight-decode{'-long' if long else ''}", give_way, (DECODE_NICENESS,))
+            for long, threads in ((False, decode_threads), (True, 1))
         }
         self._changed = threading.Condition()
         self._batches: deque[Job] = deque()
