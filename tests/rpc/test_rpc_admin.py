@@ -15,7 +15,7 @@ import pytest
 from admin_serving import Administered, administering, choice
 from rpc_serving import Failure, failure_of
 
-from whylight.engine.model_control import LATE_LOAD_RETRY_SECONDS
+from whylight.engine.model_loads import LATE_LOAD_RETRY_SECONDS
 from whylight.errors import InvalidInput, Unavailable, Unsupported
 from whylight.rpc.admin_server import AdminServer
 from whylight.rpc.admin_servicer import AdminServicer
@@ -273,7 +273,7 @@ async def test_a_configuration_that_cannot_be_read_changes_nothing(tmp_path: Pat
 
 async def test_a_load_that_never_ends_is_given_up_and_what_comes_of_it_later_is_not_used(tmp_path: Path) -> None:
     async with administering(tmp_path, choice("net")) as served:
-        served.engine.models._load_timeout = 0.01
+        served.engine.models._loads._timeout = 0.01
         served.pool.up(0, net="a")
         served.pool.hold.clear()
         failure = await failed(served, "Reload", "net")

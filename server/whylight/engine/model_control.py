@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from whylight.engine.model_loads import ModelLoads, load_failed, other_weights
 from whylight.engine.model_table import ModelChoice, ModelTable, Served, loading
 from whylight.engine.pool import WorkerPool
 from whylight.engine.version import Version
@@ -23,9 +23,6 @@ from whylight.wire.errors import error_from_proto
 from whylight.worker.v1 import worker_pb2
 
 _log = logging.getLogger(__name__)
-
-LATE_LOAD_RETRY_SECONDS = 30.0
-"""When an administrator should come again whose load took too long: a worker goes on with it, and then forgets it."""
 
 
 class ModelControl:
@@ -53,7 +50,7 @@ class ModelControl:
         self._let_go = let_go
         self._switched = switched
         self._outdated = outdated
-        self._load_timeout = load_timeout
+        self._loads = ModelLoads(table, pool, load_timeout)
         self._changes: dict[str, asyncio.Task[None]] = {}
         self._mends: set[asyncio.Task[None]] = set()
         self._lacked: set[tuple[int, Version]] = set()
@@ -133,28 +130,27 @@ class ModelControl:
     def worker_down(self, worker: int, error: Callable[[], WhylightError]) -> None:
         """Take in that a worker was lost, with all that it had."""
         self.table.held.pop(worker, None)
-        for key in [key for key in self.table.loads if key[0] == worker]:
-            self._end_load(key, error())
+        self._loads.worker_down(worker, error)
         self.table.notify()
 
     def loaded(self, worker: int, reply: worker_pb2.ModelLoaded) -> None:
         """Take in what became of a load."""
         version = Version(reply.name, reply.generation)
         if reply.HasField("error"):
-            self._end_load((worker, version), error_from_proto(reply.error))
+            self._loads.end(worker, version, error_from_proto(reply.error))
             return
         served = self.table.served.get(reply.name)
         if (worker, version) not in self.table.loads or served is None or not served.needs(version.generation):
             self._send_unload(worker, version)  # it came too late: nobody waits for it any more
-            self._end_load((worker, version), Unavailable("nobody waits for this version any more"))
+            self._loads.end(worker, version, Unavailable("nobody waits for this version any more"))
             return
         if _is_other(served, version, reply.model):
             self._send_unload(worker, version)
-            self._end_load((worker, version), _other_weights(version.model))
+            self._loads.end(worker, version, other_weights(version.model))
             return
         self.table.held[worker][version] = reply.model
         self._holds(worker, version)
-        self._end_load((worker, version), reply.model)
+        self._loads.end(worker, version, reply.model)
         self.table.notify()
 
     def unloaded(self, worker: int, reply: worker_pb2.ModelUnloaded) -> None:
@@ -169,8 +165,7 @@ class ModelControl:
     def close(self, error: Callable[[], WhylightError]) -> None:
         """End every change: the workers are gone, or will be."""
         self._closed = error
-        for key in list(self.table.loads):
-            self._end_load(key, error())
+        self._loads.close(error)
         for task in (*self._changes.values(), *self._mends):
             task.cancel()
 
@@ -209,7 +204,7 @@ class ModelControl:
         served.error = None
         self.table.notify()
         try:
-            model = await self._load_everywhere(version, choice)
+            model = await self._loads.everywhere(version, choice)
         except Exception as error:
             served.error = error if isinstance(error, WhylightError) else InternalError("see the log")
             served.next_generation = 0
@@ -227,56 +222,6 @@ class ModelControl:
         self.table.notify()
         for old in sorted(before - {version}):
             await self._retire(served, old)
-
-    async def _load_everywhere(self, version: Version, choice: ModelChoice) -> catalog_pb2.Model:
-        workers = [worker for worker in choice.workers if worker in self.table.held]
-        if not workers:
-            raise Unavailable(
-                f"no worker that is to have the model {version.model!r} is up", reason="WORKER_LOST", retry_after=5.0
-            )
-        outcomes = await asyncio.gather(
-            *(self._load_at(worker, version, choice.fields) for worker in workers), return_exceptions=True
-        )
-        models = []
-        for worker, outcome in zip(workers, outcomes, strict=True):
-            if isinstance(outcome, WhylightError):
-                raise _load_failed(version.model, worker, outcome)
-            if isinstance(outcome, BaseException):
-                raise outcome
-            models.append(outcome)
-        if len({model.digest for model in models}) > 1:
-            raise _load_failed(version.model, workers[0], _other_weights(version.model))
-        return models[0]
-
-    async def _load_at(self, worker: int, version: Version, fields: Mapping[str, Any]) -> catalog_pb2.Model:
-        """Have a worker load a version.
-
-        Raises:
-            WhylightError: it could not, or it was lost, or it took too long.
-        """
-        future = self.table.loads[worker, version] = asyncio.get_running_loop().create_future()
-        load = worker_pb2.LoadModel(name=version.model, generation=version.generation, config=json.dumps(dict(fields)))
-        _log.info("worker %d loads version %d of %s", worker, version.generation, version.model)
-        self._pool.send(worker, worker_pb2.FrontEndFrame(load=load))
-        try:
-            return await asyncio.wait_for(future, self._load_timeout)
-        except asyncio.TimeoutError:
-            raise Unavailable(
-                f"it was not loaded after {self._load_timeout:g} seconds",
-                reason="LOAD_TIMEOUT",
-                retry_after=LATE_LOAD_RETRY_SECONDS,
-            ) from None
-        finally:
-            self.table.loads.pop((worker, version), None)
-
-    def _end_load(self, key: tuple[int, Version], outcome: catalog_pb2.Model | WhylightError) -> None:
-        future = self.table.loads.pop(key, None)
-        if future is None or future.done():
-            return
-        if isinstance(outcome, WhylightError):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
 
     def _serve(self, served: Served, generation: int, model: catalog_pb2.Model) -> None:
         """Send new calls to a version."""
@@ -362,10 +307,10 @@ class ModelControl:
 
     async def _mend_at(self, worker: int, served: Served, version: Version) -> None:
         try:
-            await self._load_at(worker, version, served.choice.fields)
+            await self._loads.at(worker, version, served.choice.fields)
         except WhylightError as error:
             if served.wanted and served.version == version:  # else it was unloaded or reloaded: nobody misses it
-                served.error = _load_failed(version.model, worker, error)
+                served.error = load_failed(version.model, worker, error)
                 _log.error("%s", served.error)
         else:
             served.error = None
@@ -385,19 +330,3 @@ def _is_other(served: Served, version: Version, model: catalog_pb2.Model) -> boo
 def _as_it_came(model: catalog_pb2.Model, worker: int) -> ModelChoice:
     """Return the choice of a model that nobody told of; without fields, so that no other worker is asked to load it."""
     return ModelChoice(model.name, model.source, {}, (worker,))
-
-
-def _load_failed(name: str, worker: int, error: WhylightError) -> WhylightError:
-    """Return what an administrator is told: what will pass stays what it is, and all else is for him to mend."""
-    message = f"worker {worker} could not load the model {name!r}: {error.message}"
-    metadata = {"model": name, "cause": error.reason}
-    if isinstance(error, Unavailable):
-        return Unavailable(message, reason=error.reason, retry_after=error.retry_after, metadata=metadata)
-    return Unsupported(message, reason="MODEL_LOAD_FAILED", metadata=metadata)
-
-
-def _other_weights(name: str) -> Unsupported:
-    return Unsupported(
-        f"the weights of {name!r} are not those that other workers have: the file was changed; reload the model",
-        reason="MODEL_CHANGED",
-    )
