@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -44,10 +45,13 @@ def main() -> int:
         config = WorkerConfig.from_json(sys.stdin.read())
         _configure_logging(config.log_level)
         _prepare_environment(config)
+        gc.disable()  # modules stay, and to look through them again and again is a fifth of what torch's import takes
         # Only now: OpenMP reads its settings when torch is loaded.
         from whylight.worker.loop import DeviceLost, Loop
         from whylight.worker.service import ExplainerService
 
+        gc.freeze()
+        gc.enable()
         service = ExplainerService.open(config)
     except Exception as error:
         _log.exception("the worker cannot start")
