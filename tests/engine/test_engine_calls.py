@@ -393,7 +393,7 @@ async def test_an_infinite_wait_is_no_deadline() -> None:
 
 
 async def test_an_input_that_no_frame_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whylight.engine.engine.FRAME_BYTES", 16)
+    monkeypatch.setattr("whylight.engine.item_maker.FRAME_BYTES", 16)
     s = await stage()
     with pytest.raises(InvalidInput) as caught:
         await s.call("a" * 100)

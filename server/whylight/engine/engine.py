@@ -7,7 +7,6 @@ import contextlib
 import enum
 import itertools
 import logging
-import math
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
@@ -16,8 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 from whylight.engine.bounds import Bounds
 from whylight.engine.clock import Clock, LoopClock
 from whylight.engine.dispatch import Dispatcher
-from whylight.engine.frames import FRAME_BYTES
-from whylight.engine.item import Item
+from whylight.engine.item_maker import ItemMaker
 from whylight.engine.model_control import ModelControl
 from whylight.engine.model_table import ModelChoice, ModelTable
 from whylight.engine.plan import Plan, Planner
@@ -25,10 +23,9 @@ from whylight.engine.pool import WorkerPool
 from whylight.engine.reports import BatchReport, ItemReport, Load, tell
 from whylight.engine.response_cache import Edition, ResponseCache
 from whylight.engine.second_models import SecondModels
-from whylight.engine.ticket import Ticket
 from whylight.engine.version import Version
-from whylight.engine.work import Work, evaluations, references, signature
-from whylight.errors import DeadlineExceeded, InvalidInput, Unavailable, WhylightError
+from whylight.engine.work import Work
+from whylight.errors import DeadlineExceeded, Unavailable, WhylightError
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.wire.errors import error_to_proto
@@ -82,10 +79,10 @@ class Engine:
         """
         self._pool = pool
         self._clock = clock or LoopClock()
-        self._draw_seed = draw_seed
         self._cache = cache
         self._charge = charge
         self._bounds = bounds or Bounds()
+        self._items = ItemMaker(self._bounds, draw_seed)
         self._dispatcher = dispatcher = Dispatcher(pool, self._bounds, self._clock, stuck_after)
         self._table = ModelTable(models)
         self._table.listeners.append(self._models_changed)
@@ -101,7 +98,6 @@ class Engine:
             load_timeout=load_timeout,
         )
         self._planner = Planner(self._send_question)
-        self._item_ids = itertools.count(1)
         self._call_ids = itertools.count(1)
         self._state = State.STARTING
         self._retry_after = 1.0
@@ -255,7 +251,7 @@ class Engine:
     ) -> list[_Outcome]:
         """Return the outcomes of the inputs in these places. Takes them back when the caller is cancelled."""
         call = next(self._call_ids)
-        items = [self._item(work, plan, model, index, arrived, call) for index in places]
+        items = [self._items.make(work, plan, model, index, arrived, call) for index in places]
         self._charge(cost := sum(item.ticket.cost for item in items))
         try:
             self._dispatcher.submit(items)
@@ -361,50 +357,6 @@ class Engine:
         self.models.close(self._closed)
         self._dispatcher.close(self._closed)
         self._planner.close(self._closed)
-
-    def _item(self, work: Work, plan: Plan, model: catalog_pb2.Model, index: int, arrived: float, call: int) -> Item:
-        input = work.inputs[index]
-        allowed = arrived + (self._bounds.long_call_seconds if plan.long else self._bounds.max_call_seconds)
-        deadline = math.inf if work.deadline is None else work.deadline
-        seeds: tuple[int, ...] = ()
-        if any(plan.stochastic):
-            given = work.seeds or (None,) * len(plan.stochastic)
-            seeds = tuple(
-                (self._draw_seed() if seed is None else seed) if stochastic else 0
-                for stochastic, seed in zip(plan.stochastic, given, strict=True)
-            )
-        ticket = Ticket(
-            id=next(self._item_ids),
-            queue=(plan.version, plan.others, plan.key, signature(input)),
-            cost=plan.item_cost(len(input.targets)) * evaluations(input, model) + references(input),
-            size=input.ByteSize() + sum(picture.ByteSize() for picture in work.pictures),
-            deadline=min(deadline, allowed),
-            caller="" if work.caller is None else work.caller,
-            call=call,
-            priority=work.priority,
-        )
-        if ticket.size > FRAME_BYTES // 2:
-            raise InvalidInput(
-                f"an input has {ticket.size} bytes, more than the {FRAME_BYTES // 2} that a worker takes",
-                reason="REQUEST_TOO_LARGE",
-            )
-        outcome = asyncio.get_running_loop().create_future()
-        return Item(
-            ticket,
-            plan,
-            input,
-            seeds,
-            arrived,
-            outcome,
-            work.room,
-            work.watch,
-            index,
-            work.pictures,
-            work.preview_interval,
-            work.trace,
-            allowed=allowed if allowed < deadline else None,
-            request_id=work.request_id,
-        )
 
     def _send_question(self, question: worker_pb2.PlanRequest) -> int:
         version = Version(question.spec.model, question.spec.generation)
