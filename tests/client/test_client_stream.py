@@ -149,7 +149,7 @@ def test_leaving_a_stream_takes_back_what_is_open(client, server):
         server.hold.set()
         next(answers)
         server.hold.clear()
-    assert server.cancelled.wait(20)
+    assert server.cancelled.wait(60)
     server.hold.set()
     assert not [thread for thread in threading.enumerate() if thread.name == "whylight-stream"]
     assert threading.active_count() <= before + 16  # the server's pool
@@ -160,7 +160,7 @@ async def test_leaving_an_asyncio_stream_takes_back_what_is_open(async_client, s
         async for _ in answers:
             server.hold.clear()
             break
-    assert await asyncio.to_thread(server.cancelled.wait, 20)
+    assert await asyncio.to_thread(server.cancelled.wait, 60)
 
 
 async def test_asyncio_stream_of_asynchronous_requests(async_client):
@@ -183,7 +183,7 @@ def test_local_failure_is_told_before_the_next_request_is_read(client):
 
     def requests():
         yield Request("nowhere.png", id="bad")
-        assert told.wait(20)
+        assert told.wait(60)
         yield Request(b"x", id="good")
 
     names = []
@@ -196,17 +196,17 @@ def test_local_failure_is_told_before_the_next_request_is_read(client):
 async def test_cancelled_task_cancels_its_call(async_client, server):
     server.hold.clear()
     task = asyncio.ensure_future(async_client.explain(PIXELS))
-    assert await asyncio.to_thread(server.received.acquire, timeout=20)
+    assert await asyncio.to_thread(server.received.acquire, timeout=60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(server.cancelled.wait, 20)
+    assert await asyncio.to_thread(server.cancelled.wait, 60)
 
 
 def test_closing_the_client_ends_its_streams(client, server):
     server.hold.clear()
     answers = client.stream([Request(b"x")])
-    thread = threading.Thread(target=lambda: (server.received.acquire(timeout=20), client.close()))
+    thread = threading.Thread(target=lambda: (server.received.acquire(timeout=60), client.close()))
     thread.start()
     with pytest.raises(Cancelled):
         next(answers)

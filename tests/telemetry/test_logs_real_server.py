@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from telemetry_serving import request, scrape, serving
+from telemetry_serving import request, scrape_until, serving
 
 from whylight.security.new_token import new_token
 from whylight.v1 import catalog_pb2, catalog_pb2_grpc, explanation_pb2_grpc
@@ -63,8 +63,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
             catalog_pb2_grpc.CatalogServiceStub(channel).ListModels(
                 catalog_pb2.ListModelsRequest(), metadata=metadata("catalog"), timeout=60
             )
-        counted = scrape(server).by("whylight_caller_requests_total", "caller", "outcome")
-        assert counted == {("alice", "ok"): 3, ("alice", "failed"): 1, ("alice", "invalid"): 1}
+        expected = {("alice", "ok"): 3, ("alice", "failed"): 1, ("alice", "invalid"): 1}
+        scrape_until(server, lambda seen: seen.by("whylight_caller_requests_total", "caller", "outcome") == expected)
         server.stop()
         lines = server.log.splitlines()
         yield Logged(server.log, [json.loads(line) for line in lines], made.token)
