@@ -58,6 +58,11 @@ def eat():
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def any_blank(inputs):
+    """Whether there is a picture of one colour."""
+    return bool((inputs.flatten(2).amax(2) == inputs.flatten(2).amin(2)).all(1).any())
+
+
 class Faulty(whylight.Attribution):
     """Does what its options say, and then what every method does."""
 
@@ -83,6 +88,12 @@ class Faulty(whylight.Attribution):
             case "halve":
                 if len(batch.inputs) > 1:
                     raise torch.OutOfMemoryError("injected")
+            case "guilty" if any_blank(batch.inputs):
+                raise RuntimeError("a secret of the plugin's")
+            case "guilty-memory" if any_blank(batch.inputs):
+                raise torch.OutOfMemoryError("injected")
+            case "guilty-exit" if any_blank(batch.inputs):
+                sys.exit(3)
             case "os-exit":
                 os._exit(9)
             case "segfault":

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 from fault_serving import Gate, bits, reason_of, request, serving, sync
+from grpc_status import rpc_status
 from infer_requests import Stub, array, infer
 
 from whylight.open_inference import messages as oip
@@ -48,21 +49,27 @@ def oip_stub(channel: grpc.Channel) -> Stub:
     return Stub(channel)
 
 
+BLANK = -1
+"""The picture that is of one colour, at which the method fails where it is told to."""
+
+
 def pixels(number: int, height: int = 32, width: int = 40) -> np.ndarray:
+    if number == BLANK:
+        return np.full((height, width, 3), 128, np.uint8)
     return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def asked(number: int, folder: str = "") -> v1.ExplainRequest:
+def asked(number: int, folder: str = "", how: str = "well") -> v1.ExplainRequest:
     """Ask for the map of a picture, so that it shares a batch with those who ask by the other protocol."""
     picture = pixels(number)
     tensor = v1.Tensor(dtype=v1.DATA_TYPE_UINT8, shape=picture.shape, data=picture.tobytes())
-    method = v1.MethodCall(name="faulty", options=dict_to_struct({"folder": folder}))
+    method = v1.MethodCall(name="faulty", options=dict_to_struct({"folder": folder, "how": how}))
     return v1.ExplainRequest(methods=[method], inputs=[v1.Input(tensor=tensor)])
 
 
 def inferred(number: int, folder: str = "", **parameters: Any) -> oip.ModelInferRequest:
     """Ask for the same in the words of the Open Inference Protocol."""
-    own = {"option.folder": folder, **parameters}
+    own = {"option.folder": folder, "option.how": "well", **parameters}
     return infer("tiny.faulty", parameters=own, outputs={"MAP": {}}, IMAGE=pixels(number)[None])
 
 
@@ -211,6 +218,62 @@ def test_a_time_that_is_over_at_the_worker_is_told_at_once_and_nobody_else_notic
     assert not after.done(), "the worker is at it still"
     ours.let(2)
     assert map_of(after.result()) == alone[1]
+
+
+@pytest.mark.parametrize("guilty", ["Explain", "StreamExplain", "ModelInfer", "ModelStreamInfer"])
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [("guilty", "METHOD_FAILED"), ("guilty-memory", "OUT_OF_MEMORY"), ("guilty-exit", "METHOD_FAILED")],
+)
+def test_of_a_batch_only_the_input_fails_at_which_the_plugin_does(
+    stub: explanation_pb2_grpc.ExplanationServiceStub,
+    oip_stub: Stub,
+    alone: list[bytes],
+    held: Held,
+    how: str,
+    reason: str,
+    guilty: str,
+) -> None:
+    """Four calls of four kinds share a batch, and the method raises for one of them, whichever call it came by."""
+    kinds = ["Explain", "StreamExplain", "ModelInfer", "ModelStreamInfer"]
+    numbers = {kind: BLANK if kind == guilty else place for place, kind in enumerate(kinds)}
+    unary = stub.Explain.future(asked(numbers["Explain"], how=how), timeout=120)
+    wrapped = v1.StreamExplainRequest(id="mine", request=asked(numbers["StreamExplain"], how=how))
+    stream = stub.StreamExplain(iter([wrapped]), timeout=120)
+    infer_call = oip_stub.ModelInfer.future(inferred(numbers["ModelInfer"], **{"option.how": how}), timeout=120)
+    sent = inferred(numbers["ModelStreamInfer"], **{"option.how": how})
+    infer_stream = oip_stub.ModelStreamInfer(iter([sent]), timeout=120)
+    sync(stub)
+    held.let_go()
+
+    def native(answer: v1.ExplainResponse) -> bytes | str:
+        (result,) = answer.results
+        if result.HasField("error"):
+            assert "secret" not in str(result)
+            return result.error.reason
+        return result.explained.explanations[0].artifacts[0].tensor.data
+
+    def by_protocol() -> bytes | str:
+        error = infer_call.exception()
+        if error is None:
+            return array(infer_call.result(), "MAP").tobytes()
+        assert "secret" not in str(rpc_status.from_call(error))
+        return reason_of(error)
+
+    def streamed() -> bytes | str:
+        answer = next(infer_stream)
+        if answer.error_message:
+            assert "secret" not in answer.error_message
+            return answer.error_message.partition(":")[0]
+        return array(answer.infer_response, "MAP").tobytes()
+
+    told = {
+        "Explain": native(unary.result()),
+        "StreamExplain": native(next(stream).response),
+        "ModelInfer": by_protocol(),
+        "ModelStreamInfer": streamed(),
+    }
+    assert told == {kind: reason if kind == guilty else alone[place] for place, kind in enumerate(kinds)}
 
 
 def different() -> dict[str, v1.ExplainRequest]:

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class _Failure:
     """Why a batch cannot go on, and the index of the method that it was at."""
 
-    error: Exception
+    error: BaseException
     method: int
 
 
@@ -245,7 +245,7 @@ class Explainer:
             for one in made:
                 index = one.index
                 self._draw(plan, jobs, batch.rows, resolved, one, explanations)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit fails as others do
             return _Failure(error, index)
         return [
             Explained(

@@ -40,7 +40,7 @@ def inspect(plan: LongPlan, viewing: Viewing) -> Slices:
     def attempt(places: list[int]) -> Generator[Ended, None, list[Explained]]:
         return _look(plan, viewing)
 
-    def blame(place: int, error: Exception) -> WhylightError:
+    def blame(place: int, error: BaseException) -> WhylightError:
         return placed(error, "targets") if isinstance(error, WhylightError) else failure_of(plan, error)
 
     return in_parts([viewing.cancel], attempt, blame)

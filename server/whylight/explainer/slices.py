@@ -33,7 +33,7 @@ Last = TypeVar("Last")
 def in_parts(
     cancels: Sequence[CancelToken],
     attempt: Callable[[list[int]], Generator[Ended, None, Sequence[Explained]]],
-    blame: Callable[[int, Exception], WhylightError],
+    blame: Callable[[int, BaseException], WhylightError],
     most: int | None = None,
 ) -> Slices:
     """Do work for each of `cancels`, as many together as is possible, and tell what came of each.
@@ -54,7 +54,7 @@ def in_parts(
             continue
         try:
             made = yield from attempt(places)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit fails as others do
             smaller, ended = _after(error, places, cancels, blame)
         else:
             smaller, ended = [], list(zip(places, made, strict=True))
@@ -125,10 +125,10 @@ def _close(steps: Any) -> None:
 
 
 def _after(
-    error: Exception,
+    error: BaseException,
     places: list[int],
     cancels: Sequence[CancelToken],
-    blame: Callable[[int, Exception], WhylightError],
+    blame: Callable[[int, BaseException], WhylightError],
 ) -> tuple[list[list[int]], list[tuple[int, Outcome]]]:
     """Return what is to be begun again in smaller parts, and what has ended."""
     if is_out_of_memory(error):
@@ -147,7 +147,7 @@ def _after(
     return [], [(places[0], blame(places[0], error))]
 
 
-def failure_of(plan: LongPlan, error: Exception) -> WhylightError:
+def failure_of(plan: LongPlan, error: BaseException) -> WhylightError:
     """Return what a caller is told of a method's exception: its own words if they were meant for callers."""
     if isinstance(error, WhylightError):
         return error

@@ -53,7 +53,7 @@ def synthesise(plan: LongPlan, orders: Sequence[Order]) -> Slices:
     def attempt(places: list[int]) -> Generator[Ended, None, list[Explained]]:
         return _make(plan, [orders[place] for place in places])
 
-    def blame(place: int, error: Exception) -> WhylightError:
+    def blame(place: int, error: BaseException) -> WhylightError:
         return _blame(plan, orders[place], error)
 
     most = max(1, PIXELS_TOGETHER // (plan.size[0] * plan.size[1]))
@@ -185,7 +185,7 @@ def _pixels(image: Tensor) -> npt.NDArray[np.uint8]:
     return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
 
 
-def _blame(plan: LongPlan, order: Order, error: Exception) -> WhylightError:
+def _blame(plan: LongPlan, order: Order, error: BaseException) -> WhylightError:
     """Tell what made one picture fail on its own: what was asked, its size, or the method."""
     if isinstance(error, WhylightError):
         return placed(error, "input.targets[0]")
