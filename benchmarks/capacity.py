@@ -17,7 +17,7 @@ import psutil
 import rich.console
 import rich.table
 from environment import describe
-from serving import favour
+from own_server import favour, reach
 
 from whylight.cli.load.pictures import synthetic
 from whylight.cli.load.spec import Kind, Load
@@ -78,7 +78,7 @@ def main() -> None:
         favour(worker.pid, arguments.nice)
         for name, (shares, cost) in loads.items():
             load = Load(
-                {"server": server.address, "tls": False, "ca": None, "credentials": {}},
+                reach(server),
                 tuple(kind(method, share) for method, share in shares.items()),
                 concurrency=arguments.concurrency,
                 duration=arguments.seconds,

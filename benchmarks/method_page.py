@@ -7,21 +7,19 @@ fails if that would change anything.
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from measured_part import ROOT, main
 from method_table import HEADER, cells, goal_lines
 
-ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "explanation" / "how-fast.md"
-PART = re.compile(r"<!-- measured: (?P<files>[^>]+) -->\n.*?<!-- end of measured -->\n", re.DOTALL)
 
 
-def part(files: list[Path]) -> str:
-    """Return the part of the page that tells of runs, comments included."""
+def part(files: Sequence[Path]) -> list[str]:
+    """Return the lines of the page that tell of runs."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     told = []
     for file in files:
@@ -37,8 +35,7 @@ def part(files: list[Path]) -> str:
         rows |= {(row["method"], row["batch"]): row for row in run["rows"]}
     goals = goal_lines(list(rows.values()))
     missed = [line for line in goals[1:] if line.startswith("- not")]
-    lines = [
-        f"<!-- measured: {' '.join(map(str, files))} -->",
+    return [
         *told,
         "",
         *HEADER,
@@ -47,28 +44,8 @@ def part(files: list[Path]) -> str:
         f"{goals[0]}. The others:",
         "",
         *missed,
-        "<!-- end of measured -->",
     ]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("json", type=Path, nargs="*", help="files under benchmarks/results/; the page's if left out")
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
-    before = PAGE.read_text()
-    found = PART.search(before)
-    if not found:
-        raise SystemExit(f"{PAGE} has no part between two measured comments")
-    named = [file.resolve().relative_to(ROOT) for file in arguments.json]
-    files = named or [Path(name) for name in found["files"].split()]
-    after = before[: found.start()] + part(files) + before[found.end() :]
-    if arguments.check and after != before:
-        raise SystemExit(f"{PAGE} does not tell what {', '.join(map(str, files))} hold: run benchmarks/method_page.py")
-    PAGE.write_text(after)
 
 
 if __name__ == "__main__":
-    main()
+    main(PAGE, part, about=__doc__)

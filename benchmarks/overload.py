@@ -18,7 +18,7 @@ from typing import Any
 
 import rich
 from environment import describe
-from serving import favour
+from own_server import favour, reach
 from watching import Watch, growth
 
 from whylight.cli.load.pictures import synthetic
@@ -47,7 +47,7 @@ class Bench:
     def load(self, name: str, **how: Any) -> Report:
         """Put the server under a load, and draw what came of it where that is asked for."""
         load = Load(
-            {"server": self._server.address, "tls": False, "ca": None, "credentials": {}},
+            reach(self._server),
             self._kinds,
             processes=self._arguments.processes,
             settle=2.0,

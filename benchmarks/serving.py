@@ -29,6 +29,7 @@ import rich.table
 import skimage.data
 import torch
 from environment import describe
+from own_server import favour, reach
 from PIL import Image
 
 from whylight.cli.load.spec import Kind, Load
@@ -100,13 +101,6 @@ class Direct:
         return self._process.stdout.readline().strip()
 
 
-def favour(pid: int, niceness: int) -> None:
-    """Set the niceness of a process's session, which is what counts where Linux groups processes by session."""
-    group = Path(f"/proc/{pid}/autogroup")
-    if group.exists():
-        group.write_text(str(niceness))
-
-
 class Spent:
     """How long the processes of a server have had a processor within a window that begins later."""
 
@@ -171,7 +165,7 @@ def measure(arguments: argparse.Namespace, batch: int, outputs: list[str]) -> di
         running_server(timeout=600, models=[model], worker=worker, batching={"max_batch": batch}) as server,
     ):
         load = Load(
-            {"server": server.address, "tls": False, "ca": None, "credentials": {}},
+            reach(server),
             (Kind(arguments.method, 1.0, tuple(requests)),),
             concurrency=int(batch * arguments.callers),
             duration=arguments.seconds,

@@ -24,6 +24,7 @@ import rich.table
 import torch
 from environment import describe
 from interleaved import interleaved
+from own_server import reach
 from serving import OUTPUTS, make_requests, run_served
 
 from whylight.cli.load.spec import Kind, Load
@@ -223,7 +224,7 @@ def measure_served(model: dict[str, Any], arguments: argparse.Namespace, outputs
     worker = {"devices": [arguments.device], "threads": arguments.threads or 0}
     with running_server(timeout=600, models=[model], worker=worker, batching={"max_batch": arguments.batch}) as server:
         load = Load(
-            {"server": server.address, "tls": False, "ca": None, "credentials": {}},
+            reach(server),
             (Kind(arguments.method, 1.0, tuple(make_requests(arguments.method, outputs))),),
             concurrency=3 * arguments.batch,
             duration=arguments.seconds,

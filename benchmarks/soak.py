@@ -18,6 +18,7 @@ from typing import Any
 
 import rich
 from environment import describe
+from own_server import reach
 from watching import Watch, growth
 
 from whylight.cli.load.pictures import synthetic
@@ -75,7 +76,7 @@ def main() -> int:
             for phase, (calls, stream) in phases.items():
                 first = len(watch.samples)
                 load = Load(
-                    {"server": server.address, "tls": False, "ca": None, "credentials": {}},
+                    reach(server),
                     kinds(),
                     concurrency=arguments.concurrency,
                     calls=calls,
