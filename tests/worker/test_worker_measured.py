@@ -123,6 +123,13 @@ def test_another_number_of_threads_is_measured_anew(probed: list[str]) -> None:
     assert len(probed) == 2
 
 
+def test_a_model_that_torch_compiles_is_measured_each_time(probed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    known = dict(worker({}, compile=True).ready.measured)
+    assert worker(known, compile=True).ready.measured.keys() == known.keys()
+    assert len(probed) == 2
+
+
 class Changeable(ConvGapNet):
     """A network whose code changes while its weights and layers stay."""
 

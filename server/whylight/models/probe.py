@@ -51,7 +51,7 @@ def digest_of_answers(model: Model) -> str:
     inputs = example_inputs(1, model.input_channels, model.input_size, model.dtype).to(model.device)
     digest = hashlib.sha256()
     for answer in _answers(model, inputs, 0):
-        digest.update(answer.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        digest.update(answer.contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
     return f"sha256:{digest.hexdigest()}"
 
 

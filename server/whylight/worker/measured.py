@@ -57,11 +57,11 @@ class Measured:
         """Find out whether a model is batch-invariant, or take over what is known of one with the same fingerprint.
 
         That is taken over only if the model gives one input the answers that it had then: a file of code may have been
-        changed as well.
+        changed as well. A model that torch compiles is always measured, for that has it compiled.
         """
         key = fingerprint(model)
         text = self._known.pop(key, "")
-        if not (text and _taken_over(model, text)):
+        if not text or model.compiled_from is not None or not _taken_over(model, text):
             invariant = model.batch_invariant
             made = Measurement(
                 batch_invariant=invariant, answers=digest_of_answers(model), sizes=found_sizes(model.module)
