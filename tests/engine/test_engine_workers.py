@@ -23,6 +23,33 @@ async def test_the_least_loaded_worker_gets_the_next_batch() -> None:
         await call
 
 
+async def test_a_worker_whose_batch_takes_longer_than_it_should_gets_the_next_one_last() -> None:
+    """An answer comes before its worker counts as free: who asks again at once must not be put behind what hangs."""
+    s = await stage(Bounds(max_batch_items=4), workers=2)
+    warm = s.call("w")
+    await settle()
+    s.pool.finish(busy=1.0)
+    await warm
+    hangs = s.call("hangs")
+    await settle()
+    s.clock.advance(10.0)
+    quick = s.call("quick")
+    await settle()
+    assert [worker for worker, _ in s.pool.batches] == [0, 1]
+    s.clock.advance(0.25)
+    behind = s.call("behind")
+    await settle()
+    assert s.sent == [["hangs"], ["quick"]], "it waits until the other one is at half"
+    s.pool.batches.reverse()
+    s.pool.finish()
+    await quick
+    await settle()
+    assert [worker for worker, _ in s.pool.batches] == [0, 1], "in the place of the one that is done"
+    while s.pool.batches:
+        s.pool.finish()
+    await hangs, await behind
+
+
 async def test_before_half_of_a_batch_is_done_only_a_full_one_is_sent_after_it() -> None:
     s = await stage(Bounds(max_batch_items=4))
     warm = s.call("w")

@@ -185,7 +185,7 @@ class Dispatcher:
         return self.roster.holders(*_models(queue))
 
     def _room(self, queue: Hashable) -> Slot | None:
-        return self.roster.slot(*_models(queue))
+        return self.roster.slot(self._clock.now(), *_models(queue))
 
     def _long_room(self, queue: Hashable) -> Slot | None:
         return self.roster.long_slot(*_models(queue))

@@ -89,9 +89,13 @@ class Roster:
         """Return which of the holders of these models has the fewest batches, and of those the least cost."""
         return min(self.holders(version, others), key=self._load, default=None)
 
-    def slot(self, version: Version, others: Collection[Version] = ()) -> Slot | None:
-        """Return where the next batch on these models goes, None when all that hold them have enough."""
-        worker = self.least_loaded(version, others)
+    def slot(self, now: float, version: Version, others: Collection[Version] = ()) -> Slot | None:
+        """Return where the next batch on these models goes, None when all that hold them have enough.
+
+        Of workers with as many batches, those come last whose batch takes longer than it should, for it may hang.
+        """
+        holders = self.holders(version, others)
+        worker = min(holders, key=lambda number: self._load(number, self._overdue(number, now)), default=None)
         if worker is None or len(self._up[worker].flights) >= OUTSTANDING:
             return None
         running = next(iter(self._up[worker].flights.values()), None)
@@ -151,6 +155,13 @@ class Roster:
                 times[number] = max(worker.heard, begun) + patience
         return times
 
-    def _load(self, worker: int) -> tuple[int, int, float, int]:
+    def _load(self, worker: int, overdue: float = 0.0) -> tuple[int, int, float, float, int]:
         flights, long = self._up[worker].flights, self._up[worker].long
-        return len(flights), len(long), sum(flight.formed.cost for flight in flights.values()), worker
+        return len(flights), len(long), overdue, sum(flight.formed.cost for flight in flights.values()), worker
+
+    def _overdue(self, worker: int, now: float) -> float:
+        """Return how many seconds longer than it should the batch takes that a worker is at; 0 while it is in time."""
+        running = next(iter(self._up[worker].flights.values()), None)
+        if running is None or running.started is None or running.formed.expected is None:
+            return 0.0
+        return max(0.0, now - running.started - running.formed.expected)
