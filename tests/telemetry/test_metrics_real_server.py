@@ -43,9 +43,9 @@ def test_every_call_is_counted_once_with_what_came_of_it(server: RunningServer, 
         open_calls = [stub.Explain.future(gated, timeout=60)]
         gate.wait()
         open_calls += [stub.Explain.future(gated, timeout=60) for _ in range(3)]
-        full = scrape_until(
-            server, lambda seen: seen.sum("whylight_queue_inputs") == seen.sum("whylight_in_flight_inputs") == 2
-        )
+        # A scrape reads one figure after the other, while things go on: the last to be so may be any of them.
+        waiting, computing, open_ = "whylight_queue_inputs", "whylight_in_flight_inputs", "whylight_open_requests"
+        full = scrape_until(server, lambda seen: (seen.sum(waiting), seen.sum(computing), seen.sum(open_)) == (2, 2, 4))
         assert full.sum("whylight_queue_limit_inputs") == 2
         assert full.by("whylight_open_requests", "rpc") == {("Explain",): 4}
         assert failed(gated) == "RESOURCE_EXHAUSTED"
