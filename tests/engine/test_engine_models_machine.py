@@ -107,8 +107,10 @@ event = st.one_of(
 @given(st.lists(event, max_size=40))
 @example([("down", 1, ""), ("reload", "a", "v"), ("reload", "b", "v"), ("up", 1, ""), ("answer", 2, "")])
 @example(
-    [("begin", "b", ""), ("down", 1, ""), ("write over", 0, ""), ("reload", "b", "v"), ("up", 1, "")]
-    + [("answer", 2, ""), ("answer", 3, "")]
+    [
+        *[("begin", "b", ""), ("down", 1, ""), ("write over", 0, ""), ("reload", "b", "v"), ("up", 1, "")],
+        *[("answer", 2, ""), ("answer", 3, "")],
+    ]
 )
 def test_no_call_loses_its_version_and_in_the_end_every_worker_has_what_it_is_to_have(
     events: list[tuple[str, Any, str]],
