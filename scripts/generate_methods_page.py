@@ -1,11 +1,13 @@
 """Writes the catalog of methods: an index, a page for each method, the gallery's page; ``--check`` only compares.
 
-It runs no model: what there is to say of pictures is in docs/images/methods/drawn.json, which make_gallery.py writes.
+It runs no model: what there is to say of pictures is in docs/images/methods/drawn.json, which make_gallery.py writes,
+and docs/images/inspection/captions.json, which make_inspection_gallery.py writes.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +16,6 @@ from typing import Any
 
 from method_page import NOTE, default_options, page, settings
 
-import whylight
 from whylight.plugins import OfferedMethod, Plugins
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -22,6 +23,9 @@ PICTURES = DOCS / "images" / "methods"
 INDEX = DOCS / "reference" / "methods.md"
 PAGES = DOCS / "reference" / "methods"
 GALLERY = DOCS / "gallery.md"
+
+TOLD = frozenset({"layers", "predictions"})
+"""Methods whose answers are tables."""
 
 INDEX_HEAD = f"""\
 # Methods
@@ -74,11 +78,9 @@ def pages() -> dict[Path, str]:
 
 
 def undrawn(offered: Mapping[str, OfferedMethod], drawn: Mapping[str, Any]) -> list[str]:
-    """Return which pictures of methods there are not, though they were not refused."""
-    refused = {name for name, known in drawn["methods"].items() if "refused" in known}
-    wanted = {name for name, one in offered.items() if isinstance(one.method, whylight.Attribution)} - refused
-    names = [*sorted(wanted), *(f"all-{photo}" for photo in drawn["photos"])]
-    return [name for name in names if not (PICTURES / f"{name}.webp").exists()]
+    """Return which pictures there are not, of methods that give any and of photos."""
+    names = [*sorted(set(offered) - TOLD), *(f"all-{photo}" for photo in drawn["photos"])]
+    return [name for name in names if not any(PICTURES.parent.glob(f"*/{glob.escape(name)}.webp"))]
 
 
 def _row(offered: OfferedMethod) -> str:
@@ -112,7 +114,7 @@ def _gallery(drawn: Mapping[str, Any]) -> Iterator[str]:
         values = ["–" if value is None else f"{value:.2f}" for value in known["likeness"].values()]
         yield f"| [{name}](reference/methods/{name}.md) | {' | '.join(values)} |"
     if refused:
-        yield f"\nNot shown, because the demo model is not fit for them: {', '.join(refused)}."
+        yield f"\nNot among them, for they want other networks than the demo model: {', '.join(refused)}."
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Makes the pictures of docs/synthesis-gallery.md: every method of synthesis, on real models and photos; knows no page.
 
-    python scripts/make_synthesis_gallery.py [NAME ...]
+    python scripts/make_synthesis_gallery.py [METHOD ...]
 
 Without names, all of them: some minutes on a processor. Needs what scripts/fetch_assets.py fetches, for the textures,
 the style and the faces. Pictures are 192 pixels wide, but for the digits, and made with fixed seeds; another machine's
@@ -209,16 +209,16 @@ def experts() -> list[Tensor]:
 
 
 PANELS: dict[str, Callable[[], list[Tensor]]] = {
-    "classes": classes,
+    "activation-maximization": classes,
     "deepdream": dreams,
-    "inversion": inversions,
-    "texture": textures,
-    "style": styles,
-    "fooling": fooled,
+    "feature-inversion": inversions,
+    "texture-synthesis": textures,
+    "style-transfer": styles,
+    "fooling-image": fooled,
     "caricature": caricatures,
     "maco": phases,
-    "codes": codes,
-    "expert": experts,
+    "activation-maximization-code": codes,
+    "activation-maximization-expert": experts,
 }
 
 

@@ -61,7 +61,7 @@ class Notes:
 
 
 def page(offered: OfferedMethod, drawn: Mapping[str, Any]) -> str:
-    """Return the page. `drawn` is what scripts/make_gallery.py wrote down; others draw the rest."""
+    """Return the page. `drawn` is what scripts/make_gallery.py wrote down."""
     method = offered.method
     notes = Notes.of(type(method))
     parts = [f"# {method.name}", NOTE, notes.summary, *_picture(method.name, drawn)]
@@ -90,12 +90,8 @@ def settings(options: Mapping[str, Any]) -> str:
 
 def _picture(name: str, drawn: Mapping[str, Any]) -> Iterator[str]:
     known = drawn["methods"].get(name)
-    if known is None:
-        for path in sorted(IMAGES.glob(f"*/{name}.webp")):
-            yield f"![{name}](../../images/{path.parent.name}/{path.name})"
-        return
-    if "refused" in known:
-        yield f"No picture: the demo model is refused. *{known['refused']}*"
+    if known is None or "refused" in known:
+        yield from _picture_beside(name)
         return
     photo, labels = next(iter(drawn["photos"].items()))
     yield f"![{name} of one photo, for two classes](../../images/methods/{name}.webp)"
@@ -108,6 +104,17 @@ def _picture(name: str, drawn: Mapping[str, Any]) -> Iterator[str]:
         + (". Drawn without the photo, the strongest per cent in one colour" if known["fine"] else "")
         + ". Made by `make gallery`.*"
     )
+
+
+def _picture_beside(name: str) -> Iterator[str]:
+    """Yield the picture of what the demo model or one photo does not show: of syntheses, inspections, small models."""
+    captions = json.loads((IMAGES / "inspection" / "captions.json").read_text())
+    if (IMAGES / "synthesis" / f"{name}.webp").exists():
+        yield f"![{name}](../../images/synthesis/{name}.webp)"
+        yield f"*From the [gallery of synthesis](../../synthesis-gallery.md#{name}), which says how it was made.*"
+    elif name in captions:
+        yield f"![{name}](../../images/inspection/{name}.webp)"
+        yield f"*{captions[name]} Made by `python scripts/make_inspection_gallery.py {name}`.*"
 
 
 def _needs(method: whylight.Method) -> Iterator[str]:
