@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -16,7 +17,9 @@ from rpc_serving import Served, failure_of, request, serving
 import whylight
 from whylight import errors
 from whylight.errors import InvalidInput, MethodFailed, Overloaded, Violation, WhylightError
+from whylight.rpc import interceptors
 from whylight.rpc.errors import STATUS_BYTES, to_status, to_trailers
+from whylight.telemetry.calls import Call, Observer, Rpc
 from whylight.v1 import catalog_pb2_grpc, explanation_pb2_grpc
 
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, WhylightError)]
@@ -176,3 +179,16 @@ def explain(served: Served):
 
 def catalog(served: Served):
     return catalog_pb2_grpc.CatalogServiceStub(served.channel)
+
+
+@pytest.mark.parametrize(
+    ("remaining", "code"),
+    [(None, "CANCELLED"), (0.0, "DEADLINE_EXCEEDED"), (0.2, "DEADLINE_EXCEEDED"), (2.0, "CANCELLED")],
+)
+def test_who_breaks_a_call_off_as_its_deadline_passes_is_late_and_has_not_gone_away(remaining, code):
+    """The client's clock runs out first, by what the call took to arrive."""
+    observer = Mock(Observer)
+    call = Call(observer, Rpc("service", "Method", "unary"), "id")
+    interceptors._end_early(call, Mock(time_remaining=lambda: remaining))
+    (ended,) = observer.call_ended.call_args_list
+    assert ended.args[1:3] == (code, code)

@@ -21,6 +21,10 @@ from whylight.telemetry.calls import CANCELLED, INTERNAL, OK, Call, Observer, Rp
 
 log = logging.getLogger(__name__)
 
+ON_ITS_WAY = 0.5
+"""Seconds that a deadline may seem to lie ahead here when it is over at the client, who breaks the call off: it began to
+run there, and the call took its time to arrive."""
+
 
 class Guard(grpc.aio.ServerInterceptor):
     """The outermost layer: gives each call an id, and turns every exception into a status that tells no secrets.
@@ -184,7 +188,8 @@ def _end(call: Call | None, code: str, reason: str) -> None:
 
 def _end_early(call: Call | None, context: Context) -> None:
     """End a call that gRPC broke off: its deadline is over, or its client went away."""
-    late = context.time_remaining() == 0
+    remaining = context.time_remaining()
+    late = remaining is not None and remaining <= ON_ITS_WAY
     code = grpc.StatusCode.DEADLINE_EXCEEDED.name if late else CANCELLED
     _end(call, code, code)
 
