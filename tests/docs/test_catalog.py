@@ -127,7 +127,9 @@ def test_a_missing_picture_is_missed():
     drawn = {"methods": {}, "photos": {"nowhere": ["a", "b"]}}
     offered = {"nothing": PLUGINS.methods["grad-cam"], "grad-cam": PLUGINS.methods["grad-cam"]}
     assert undrawn(offered, drawn) == ["nothing", "all-nowhere"]
-    assert undrawn(offered, {"methods": {"nothing": {"refused": "why"}}, "photos": {}}) == []
+    refused = {"methods": {"nothing": {"refused": "why"}}, "photos": {}}
+    assert undrawn(offered, refused) == ["nothing"], "another model has to be found for it"
+    assert undrawn({"layers": PLUGINS.methods["layers"]}, {"methods": {}, "photos": {}}) == [], "it gives a table"
 
 
 def test_every_command_of_the_catalog_parses(folder, monkeypatch):
