@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", default="occlusion")
     parser.add_argument("--options", default='{"window": 56, "stride": 28}', help="of the method, as JSON")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--queue", type=int, default=32, help="inputs that may wait")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the overload; a third of it for the others")
     parser.add_argument("--times", type=float, default=10.0, help="how much more than it can")

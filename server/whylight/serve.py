@@ -180,6 +180,7 @@ def _pool(settings: Settings) -> LocalPool:
                 device=device,
                 threads=worker.threads or None,
                 decode_threads=worker.decode_threads,
+                niceness=worker.niceness,
                 gpu_decode=worker.gpu_decode,
                 keep_memory_bytes=worker.keep_memory_bytes,
                 models=tuple(choice.fields for choice in choices if choice.load and number in choice.workers),

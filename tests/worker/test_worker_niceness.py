@@ -7,15 +7,17 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import whylight.worker.niceness
 from whylight.subject.cancel import CancelToken
 from whylight.v1 import catalog_pb2
 from whylight.v1 import explanation_pb2 as v1
 from whylight.worker.intake import DECODE_NICENESS, Intake
-from whylight.worker.niceness import LEAST_PRIORITY, give_way
+from whylight.worker.niceness import LEAST_PRIORITY, give_way, give_way_with_all
 from whylight.worker.v1 import worker_pb2
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own")
@@ -55,6 +57,38 @@ def test_elsewhere_nothing_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.delattr(os, "setpriority", raising=False)
     give_way(3)
+
+
+@linux
+def test_a_worker_gives_way_with_the_threads_that_it_starts_and_with_its_session(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    session = tmp_path / "autogroup"
+    session.write_text("0")
+    monkeypatch.setattr(whylight.worker.niceness, "_SESSION", session)
+    before, seen = niceness(), []
+
+    def work() -> None:
+        give_way_with_all(4)
+        with ThreadPoolExecutor(1) as pool:
+            seen.extend((niceness(), pool.submit(niceness).result(60)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [min(before + 4, LEAST_PRIORITY)] * 2
+    assert session.read_text() == "4"
+    assert niceness() == before
+
+
+@linux
+def test_a_session_that_may_not_give_way_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(whylight.worker.niceness, "_SESSION", tmp_path)  # a folder, which nobody can write
+    monkeypatch.setattr(os, "setpriority", lambda *_: None)
+    give_way_with_all(4)
+    assert "does not give way" in caplog.text
 
 
 class Decoder:

@@ -22,8 +22,8 @@ from whylight.telemetry.calls import CANCELLED, INTERNAL, OK, Call, Observer, Rp
 log = logging.getLogger(__name__)
 
 ON_ITS_WAY = 0.5
-"""Seconds that a deadline may seem to lie ahead here when it is over at the client, who breaks the call off: it began to
-run there, and the call took its time to arrive."""
+"""Seconds that a deadline may seem to lie ahead here when it is over at the client, who breaks the call off: its clock
+began earlier, by what the call took to arrive."""
 
 
 class Guard(grpc.aio.ServerInterceptor):

@@ -27,6 +27,13 @@ class WorkerSettings(Section):
     )
     threads: int = Field(0, ge=0, description="Threads that a worker computes with on a CPU. 0 means one per core.")
     decode_threads: Positive = Field(2, description="Threads of a worker that decode pictures.")
+    niceness: int = Field(
+        5,
+        ge=0,
+        le=19,
+        description="By how much a worker that computes on a CPU gives way to the front end, which so answers at once "
+        "while all cores compute. 0: not at all. Linux only.",
+    )
     gpu_decode: bool = Field(
         False,
         description="Whether workers decode JPEG files on their GPU, by nvJPEG, a batch at a time. Its pixels differ "

@@ -18,6 +18,7 @@ from whylight.engine.log_line import LogLineFormatter
 from whylight.errors import WhylightError
 from whylight.worker.config import WorkerConfig
 from whylight.worker.memory import keep_freed_memory
+from whylight.worker.niceness import give_way_with_all
 from whylight.worker.v1 import worker_pb2
 
 EXIT_CANNOT_START = 1
@@ -48,10 +49,12 @@ def main() -> int:
         gc.disable()  # modules stay, and to look through them again and again is a fifth of what torch's import takes
         # Only now: OpenMP reads its settings when torch is loaded.
         from whylight.worker.loop import DeviceLost, Loop
-        from whylight.worker.service import ExplainerService
+        from whylight.worker.service import ExplainerService, device_of
 
         gc.freeze()
         gc.enable()
+        if device_of(config).type == "cpu":  # and before there are threads that compute: each has its own niceness
+            give_way_with_all(config.niceness)
         service = ExplainerService.open(config)
     except Exception as error:
         _log.exception("the worker cannot start")

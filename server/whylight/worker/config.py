@@ -29,6 +29,7 @@ class WorkerConfig(BaseModel):
     device: str = Field("cpu", description="Device that the worker owns: 'cpu', 'cuda:0', or 'auto'.")
     threads: int | None = Field(None, ge=1, description="Threads that compute on the CPU. None leaves it to torch.")
     decode_threads: int = Field(2, ge=1, le=64, description="Threads that decode the inputs of the next batch.")
+    niceness: int = Field(0, ge=0, le=19, description="By how much the process gives way to others, if on a CPU.")
     gpu_decode: bool = Field(False, description="Whether JPEG files are decoded on the worker's GPU.")
     keep_memory_bytes: int = Field(
         2**30, ge=0, lt=2**31, description="Freed memory of the host that is kept for the next batch; 0 keeps none."

@@ -1,4 +1,4 @@
-"""Has a thread give way to the others of its process where both want a core; knows nothing of what they do."""
+"""Has a thread, or a process, give way to others where both want a core; knows nothing of what they do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import logging
 import os
 import sys
 import threading
+from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
 LEAST_PRIORITY = 19
 """The niceness above which there is none."""
+
+_SESSION = Path("/proc/self/autogroup")
+"""Where Linux, if it groups processes by session, has the niceness of ours: between sessions no other counts."""
 
 
 def give_way(steps: int) -> None:
@@ -26,3 +30,19 @@ def give_way(steps: int) -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(niceness + steps, LEAST_PRIORITY))
     except OSError as error:
         _log.warning("the thread %s does not give way to others: %s", threading.current_thread().name, error)
+
+
+def give_way_with_all(steps: int) -> None:
+    """Raise the niceness of the calling thread, of those that it starts from now on, and of the process's session.
+
+    To be called by a process that leads a session of its own, before it has other threads that matter. Linux only; it
+    raises nothing, as `give_way`.
+    """
+    if sys.platform != "linux" or not steps:
+        return
+    give_way(steps)
+    try:
+        if _SESSION.exists():
+            _SESSION.write_text(str(steps))
+    except OSError as error:
+        _log.warning("this worker does not give way to the front end: %s", error)

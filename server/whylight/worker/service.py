@@ -117,7 +117,7 @@ class ExplainerService:
             WhylightError: a model cannot be opened.
             PluginError: a plugin cannot be used, and the config is strict.
         """
-        device = torch.device(_first_device() if config.device == "auto" else config.device)
+        device = device_of(config)
         jpegs = JpegDecoder.for_gpu(device, config.limits) if config.gpu_decode else None
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -349,5 +349,8 @@ class ExplainerService:
         return True
 
 
-def _first_device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def device_of(config: WorkerConfig) -> torch.device:
+    """Return the device that a worker owns: "auto" is the first GPU, or the CPU where there is none."""
+    if config.device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
