@@ -79,7 +79,7 @@ def main() -> None:
     if arguments.plots:
         arguments.plots.mkdir(parents=True, exist_ok=True)
     bounds = {
-        "batching": {"max_batch": arguments.batch},
+        "batching": {"max_batch": arguments.batch, "max_batch_cost": 1000.0},  # so that batches are as large as that
         "queue": {"items": arguments.queue},
         "limits": {"inputs": arguments.queue},
     }
