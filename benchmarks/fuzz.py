@@ -63,9 +63,11 @@ LATE_THREADS = 0.25
 """A thread of a pool begins when the first work for it comes, which may be late in a run."""
 
 NOT_OURS = re.compile(
-    r"^.*ERROR grpc\._cython\.cygrpc .*ExecuteBatchError raised in core.*(?:\n.*)*?\n\S*ExecuteBatchError.*$", re.M
+    r"^.*ERROR grpc\._cython\.cygrpc .*ExecuteBatchError raised in core.*(?:\n.*)*?\n\S*ExecuteBatchError.*$"
+    r"|^.*ERROR grpc\._cython\.cygrpc .*Invalid encoding on .*(?:\n.*)*?\nUnicodeDecodeError.*$",
+    re.M,
 )
-"""gRPC's own note that a client was gone before its status could be sent."""
+"""gRPC's own notes: a client was gone before its status could be sent, a header is no UTF-8."""
 
 UNEXPECTED = re.compile(r"nothing expects|^Traceback")
 
