@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 
 from engine_fakes import FakePool, Stage, labels, settle, stage
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from whylight.engine import Bounds
@@ -107,9 +107,19 @@ async def bring_to_an_end(s: Stage, up: set[int]) -> None:
             finish_first_of(s, s.pool.batches[0][0], 0.1)
         await settle()
         s.clock.advance(1.0)
+    await settle()  # who is told last that its time is over has to hear it
 
 
 @settings(max_examples=200, deadline=None)
 @given(steps=st.lists(step, max_size=40))
+@example(
+    steps=[
+        ("call", 1, "a", None, None, Priority.INTERACTIVE),
+        ("call", 1, "a", 0.4, None, Priority.INTERACTIVE),
+        ("cancel", 0),
+        ("wait", 0.1),
+        ("wait", 0.1),
+    ]
+)
 def test_every_call_ends_with_its_own_answer_or_a_reason(steps: list[tuple]) -> None:
     asyncio.run(play(steps))
