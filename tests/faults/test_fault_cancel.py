@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 from fault_serving import Gate, bits, request, serving, sync
 
@@ -20,12 +19,6 @@ MATES = 4
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with serving(tmp_path_factory.mktemp("cancel"), batching={"max_batch": MATES}) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def stub(server: RunningServer) -> Iterator[explanation_pb2_grpc.ExplanationServiceStub]:
-    with grpc.insecure_channel(server.address) as channel:
-        yield explanation_pb2_grpc.ExplanationServiceStub(channel)
 
 
 @pytest.fixture(scope="module")

@@ -34,17 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def channel(server: RunningServer) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def stub(channel: grpc.Channel) -> explanation_pb2_grpc.ExplanationServiceStub:
-    return explanation_pb2_grpc.ExplanationServiceStub(channel)
-
-
-@pytest.fixture(scope="module")
 def oip_stub(channel: grpc.Channel) -> Stub:
     return Stub(channel)
 

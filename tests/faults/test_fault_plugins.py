@@ -25,17 +25,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="module")
-def channel(server: RunningServer) -> Iterator[grpc.Channel]:
-    with grpc.insecure_channel(server.address) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def stub(channel: grpc.Channel) -> explanation_pb2_grpc.ExplanationServiceStub:
-    return explanation_pb2_grpc.ExplanationServiceStub(channel)
-
-
-@pytest.fixture(scope="module")
 def expected(stub: explanation_pb2_grpc.ExplanationServiceStub) -> list[tuple[bytes, bytes]]:
     return bits(stub.Explain(request(*range(NEIGHBOURS), method="saliency"), timeout=120))
 
